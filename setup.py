@@ -1,0 +1,33 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+version = re.search(r"__version__ = '(.+)'", (HERE / 'slak_mm/__init__.py').read_text())[1]
+
+# mmengine's `package::config` needs pkg_resources, gone from setuptools 82; mmdet and mmsegmentation refuse mmcv 2.2;
+# mmsegmentation imports ftfy and regex without asking for them.
+engine = ['mmengine>=0.10.0,<1.0', 'mmcv>=2.0.0,<2.2.0', 'setuptools<81']
+extras = dict(
+    cls=[*engine, 'mmpretrain>=1.2.0'],
+    det=[*engine, 'mmdet>=3.3.0'],
+    seg=[*engine, 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
+)
+extras['all'] = sorted({name for names in extras.values() for name in names})
+extras['dev'] = (HERE / 'requirements/dev.txt').read_text().split()
+
+setup(
+    name='slak_mm',
+    version=version,
+    description='SLaK (51x51 kernels, trained sparse) for mmpretrain, mmdetection and mmsegmentation',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    packages=find_packages(include=['slak_mm', 'slak_mm.*']),
+    # .mim holds links to configs/, tools/ and model-index.yml, where mmengine and mim look for them; a wheel gets the files
+    package_data=dict(slak_mm=['.mim/model-index.yml', '.mim/configs/**/*', '.mim/tools/**/*']),
+    python_requires='>=3.8',
+    # torch and OpenMMLab are the user's own, as in every OpenMMLab project
+    install_requires=['numpy'],
+    extras_require=extras,
+)

@@ -1,0 +1,7 @@
+"""SLaK (Sparse Large Kernel Network) for OpenMMLab 2.x. Importing this package registers everything in it."""
+from . import compat  # noqa: F401  (first: the rest relies on it)
+from .engine import LayerDecayOptimWrapperConstructor, PretrainedInit
+from .models import SLaK
+
+__version__ = '0.1.0'
+__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK']

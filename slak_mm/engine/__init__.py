@@ -1,0 +1,4 @@
+from .layer_decay import LayerDecayOptimWrapperConstructor
+from .pretrained import PretrainedInit
+
+__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit']

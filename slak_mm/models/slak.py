@@ -1,0 +1,268 @@
+import math
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import torch.utils.checkpoint as cp
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..checkpoint import adapt_state_dict
+from ..registry import MODELS, register
+from .large_kernel import LargeKernel
+
+INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """``nn.LayerNorm`` over the channels of a (N, C, H, W) map; free of copies on a channels_last one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _recomputing(module: nn.Module):
+    """Batch norms normalise as before and leave their running statistics alone."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches_tracked) in zip(norms, kept):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(num_batches_tracked)
+
+
+class SLaKBlock(nn.Module):
+    """Large kernel -> LayerNorm -> Linear -> GELU -> Linear -> layer scale -> drop path -> residual (paper, section 4.1).
+
+    Args:
+        channels (int): Number of channels, C.
+        large_kernel (LargeKernel): The token mixer, (N, C, H, W) to (N, C, H, W).
+        drop_path_rate (float): Probability to drop the residual branch of a sample. Defaults to 0.
+        layer_scale_init_value (float): Initial value of the per-channel scale; 0 for none. Defaults to 1e-6.
+        with_cp (bool): Recompute the block in backward to save memory. Defaults to False.
+    """
+
+    def __init__(self, channels: int, large_kernel: LargeKernel, drop_path_rate: float = 0., layer_scale_init_value: float = 1e-6,
+                 with_cp: bool = False):
+        super().__init__()
+        self.with_cp = with_cp
+        self.large_kernel = large_kernel
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.act = nn.GELU()
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels, ), layer_scale_init_value)) if layer_scale_init_value > 0 else None
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        out = self.large_kernel(x).permute(0, 2, 3, 1)
+        out = self.pwconv2(self.act(self.pwconv1(self.norm(out))))
+        if self.gamma is not None:
+            out = out * self.gamma
+        return x + self.drop_path(out.permute(0, 3, 1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        if not (self.with_cp and x.requires_grad):
+            return self._forward(x)
+        context = nullcontext()
+
+        def run(x: Tensor) -> Tensor:
+            nonlocal context
+            with context:
+                # from the second call on, or the running statistics would take this batch twice
+                context = _recomputing(self)
+                return self._forward(x)
+
+        return cp.checkpoint(run, x, use_reentrant=False)
+
+
+@register(MODELS)
+class SLaK(BaseModule):
+    """SLaK: Sparse Large Kernel Network.
+
+    `More ConvNets in the 2020s: Scaling up Kernels Beyond 51x51 using Sparsity <https://arxiv.org/abs/2207.03620>`_ (ICLR 2023):
+    ConvNeXt with MxM depthwise kernels factorised into MxN + NxM (+ NxN), batch norm after each, and widened stages. Sparsity is
+    no part of the architecture; :class:`slak_mm.SparsityHook` trains it.
+
+    The maps are channels_last inside, which is 2 to 3 times faster on a CPU, and leave in the default layout.
+
+    Args:
+        arch (str | dict): One of ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or a dict with ``depths`` and ``channels``, four
+            each, channels before ``width_factor``. Defaults to 'tiny'.
+        in_channels (int): Channels of the input image. Defaults to 3.
+        kernel_sizes (Sequence[int]): The longer edge M of each stage's kernels, odd. Defaults to (51, 49, 47, 13).
+        small_kernel_size (int): The shorter edge N and the size of the small kernel, odd, at most the smallest M. Defaults to 5.
+        width_factor (float): Stage i has ``int(channels[i] * width_factor)`` channels. Defaults to 1.3.
+        large_kernel (str): Form of the large-kernel layer: ``'decomposed'`` (the paper's), ``'reparam'`` (MxM + small) or
+            ``'naive'`` (MxM alone). Defaults to 'decomposed'.
+        norm_cfg (dict): Norm after each depthwise convolution. Defaults to ``dict(type='SyncBN')``, which mmengine's Runner turns
+            into BN when training is not distributed.
+        drop_path_rate (float): Stochastic depth, linear over the blocks from 0 to this rate. Defaults to 0.
+        layer_scale_init_value (float): Initial layer scale; 0 for none. Defaults to 1e-6.
+        out_indices (int | Sequence[int]): Stages whose maps are returned; negative ones count from the end. Defaults to -1.
+        frozen_stages (int): The first this many stages (and the stem or downsampling before each) are not trained. Defaults to 0.
+        gap_before_final_norm (bool): Global average pooling before the output norm, as for classification: outputs (N, C).
+            Otherwise they are (N, C, H, W). Defaults to True.
+        with_cp (bool): Recompute each block in backward to save memory. Defaults to False.
+        deploy (bool): Build the merged form of :meth:`switch_to_deploy`, to load a file that was saved in it. Defaults to False.
+        init_cfg (dict | list[dict], optional): With ``dict(type='Pretrained', checkpoint=PATH_OR_URL[, prefix=...][, key=...])``
+            official, downstream, converted and mmengine files all load. Defaults to None: truncated normal, std .02.
+
+    Raises:
+        ValueError: An argument that does not fit; the message lists what does.
+    """
+    arch_settings = {
+        'tiny': dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
+        'small': dict(depths=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
+        'base': dict(depths=(3, 3, 27, 3), channels=(128, 256, 512, 1024)),
+        'large': dict(depths=(3, 3, 27, 3), channels=(192, 384, 768, 1536)),
+    }
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'tiny',
+                 in_channels: int = 3,
+                 kernel_sizes: Sequence[int] = (51, 49, 47, 13),
+                 small_kernel_size: int = 5,
+                 width_factor: float = 1.3,
+                 large_kernel: str = 'decomposed',
+                 norm_cfg: dict = dict(type='SyncBN'),
+                 drop_path_rate: float = 0.,
+                 layer_scale_init_value: float = 1e-6,
+                 out_indices: Union[int, Sequence[int]] = -1,
+                 frozen_stages: int = 0,
+                 gap_before_final_norm: bool = True,
+                 with_cp: bool = False,
+                 deploy: bool = False,
+                 init_cfg: Optional[Union[dict, List[dict]]] = None):
+        super().__init__(init_cfg=init_cfg or [dict(cfg) for cfg in INIT_CFG])
+        self.depths, channels = self._parse_arch(arch)
+        if not width_factor > 0:
+            raise ValueError(f'width_factor must be positive, got {width_factor!r}.')
+        self.channels = tuple(int(c * width_factor) for c in channels)
+        num_stages = len(self.depths)
+        if isinstance(kernel_sizes, int) or len(kernel_sizes) != num_stages:
+            raise ValueError(f'kernel_sizes must hold one odd size for each of the {num_stages} stages, got {kernel_sizes!r}.')
+        self.out_indices = self._parse_out_indices(out_indices, num_stages)
+        if frozen_stages not in range(num_stages + 1):
+            raise ValueError(f'frozen_stages must be an integer from 0 (none) to {num_stages} (all), got {frozen_stages!r}.')
+        self.frozen_stages = frozen_stages
+        self.gap_before_final_norm = gap_before_final_norm
+
+        drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
+        self.downsample_layers = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        previous = in_channels
+        for i, (depth, width) in enumerate(zip(self.depths, self.channels)):
+            if i == 0:
+                layers = nn.Conv2d(previous, width, kernel_size=4, stride=4), LayerNorm2d(width, eps=1e-6)
+            else:
+                layers = LayerNorm2d(previous, eps=1e-6), nn.Conv2d(previous, width, kernel_size=2, stride=2)
+            self.downsample_layers.append(nn.Sequential(*layers))
+            self.stages.append(
+                nn.Sequential(*(SLaKBlock(
+                    width,
+                    LargeKernel(width, kernel_sizes[i], small_kernel_size, large_kernel, norm_cfg, deploy),
+                    drop_path_rate=next(drop_path_rates),
+                    layer_scale_init_value=layer_scale_init_value,
+                    with_cp=with_cp) for _ in range(depth))))
+            if i in self.out_indices:
+                self.add_module(f'norm{i}', LayerNorm2d(width, eps=1e-6))
+            previous = width
+        self._freeze_stages()
+
+    @classmethod
+    def _parse_arch(cls, arch: Union[str, dict]) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+        if isinstance(arch, str) and arch in cls.arch_settings:
+            arch = cls.arch_settings[arch]
+        if not isinstance(arch, dict) or not {'depths', 'channels'} <= set(arch):
+            raise ValueError(f'arch={arch!r} is unknown; choose from {tuple(cls.arch_settings)} or pass '
+                             'dict(depths=(...), channels=(...)).')
+        depths, channels = tuple(arch['depths']), tuple(arch['channels'])
+        if len(depths) != 4 or len(channels) != 4:
+            raise ValueError(f'SLaK has 4 stages: arch needs 4 depths and 4 channels, got depths={depths}, channels={channels}.')
+        return depths, channels
+
+    @staticmethod
+    def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) -> Tuple[int, ...]:
+        indices = (out_indices, ) if isinstance(out_indices, int) else tuple(out_indices)
+        if not indices or any(index not in range(-num_stages, num_stages) for index in indices):
+            raise ValueError(f'out_indices must be stages from {-num_stages} to {num_stages - 1}, got {out_indices!r}.')
+        return tuple(index % num_stages for index in indices)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Computes the feature maps.
+
+        Args:
+            x (Tensor): Images of shape (N, in_channels, H, W).
+
+        Returns:
+            tuple[Tensor]: For each of ``out_indices`` i, (N, channels[i], H / 2**(i+2), W / 2**(i+2)); (N, channels[i]) with
+            ``gap_before_final_norm``.
+        """
+        x = x.contiguous(memory_format=torch.channels_last)
+        outs = []
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = stage(downsample(x))
+            if i in self.out_indices:
+                norm = getattr(self, f'norm{i}')
+                if self.gap_before_final_norm:
+                    outs.append(norm(x.mean((2, 3), keepdim=True)).flatten(1))
+                else:
+                    # mmcv's RoIAlign reads its input as if it were in the default layout
+                    outs.append(norm(x).contiguous())
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'SLaK':
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        for frozen in chain(self.downsample_layers[:self.frozen_stages], self.stages[:self.frozen_stages]):
+            frozen.eval()
+            frozen.requires_grad_(False)
+
+    def switch_to_deploy(self) -> None:
+        """Merges each large-kernel layer for inference, in place: outputs stay equal. A second call changes nothing."""
+        for module in self.modules():
+            if isinstance(module, LargeKernel):
+                module.switch_to_deploy()
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Layer id of a parameter for layer-wise learning rate decay.
+
+        Args:
+            param_name (str): Name of the parameter in the whole model.
+            prefix (str): Where this backbone stands in it, e.g. ``'backbone.'``. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The id, from 0 (stem) to ``num_layers + 1`` (whatever is not in a stage), and the number of ids.
+        """
+        depth = self.depths[2]
+        num_layers = 6 if depth <= 9 else max(12, 3 + math.ceil(depth / 3))
+        kind, *indices = param_name[len(prefix):].split('.') if param_name.startswith(prefix) else ('', )
+        if kind == 'downsample_layers':
+            layer_id = (0, 2, 3, num_layers)[int(indices[0])]
+        elif kind == 'stages':
+            layer_id = (1, 2, 3 + int(indices[1]) // 3, num_layers)[int(indices[0])]
+        else:
+            layer_id = num_layers + 1
+        return layer_id, num_layers + 2
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # here, so that a Runner's `load_from` and `resume` in any tool understand, or refuse, what `init_cfg` does
+        adapt_state_dict(state_dict, prefix, self)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

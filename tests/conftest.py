@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
+
+DATA = Path(__file__).parent / 'data'
+MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+
+
+@pytest.fixture
+def official() -> Path:
+    """A micro SLaK in the authors' file format, sparse, every term non-trivial."""
+    return DATA / 'slak_micro.pth'
+
+
+@pytest.fixture
+def expected() -> dict:
+    """What the authors' code computes of it: ``input``, ``stage_outs``, ``logits``, ``logits_ema``."""
+    return torch.load(DATA / 'slak_micro_io.pth', weights_only=True)
+
+
+@pytest.fixture
+def micro() -> dict:
+    """Arguments of the SLaK that fits it, for dense tasks."""
+    return dict(MICRO)

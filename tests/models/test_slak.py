@@ -1,0 +1,159 @@
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+
+from slak_mm.models import SLaK
+from slak_mm.models.large_kernel import LargeKernel
+
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def build(**kwargs):
+    torch.manual_seed(0)
+    model = SLaK(**kwargs)
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize('arch, count', [('tiny', 50_703_838), ('small', 91_131_820), ('base', 157_950_792), ('large', 346_624_518)])
+def test_dense_parameters_with_a_1000_class_head(arch, count):
+    with torch.device('meta'):
+        model = SLaK(arch)
+    assert sum(p.numel() for p in model.parameters()) + 1000 * (model.channels[-1] + 1) == count
+
+
+def test_convnext_is_the_same_class():
+    with torch.device('meta'):
+        model = SLaK('tiny', kernel_sizes=(7, 7, 7, 7), width_factor=1.0, large_kernel='naive')
+    assert sum(p.numel() for p in model.parameters()) + 1000 * 769 == 28_595_752
+
+
+def test_channels_are_widened_and_cut():
+    with torch.device('meta'):
+        assert SLaK('tiny').channels == (124, 249, 499, 998)
+        assert SLaK('base').channels == (166, 332, 665, 1331)
+
+
+def test_outputs(micro):
+    outs = build(**micro).eval()(IMAGES)
+    assert [tuple(out.shape) for out in outs] == [(2, 10, 16, 24), (2, 15, 8, 12), (2, 20, 4, 6), (2, 26, 2, 3)]
+    assert all(out.is_contiguous() for out in outs)  # mmcv's RoIAlign reads data_ptr
+    pooled, = build(**dict(micro, out_indices=-1, gap_before_final_norm=True)).eval()(IMAGES)
+    torch.testing.assert_close(pooled.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
+    assert pooled.shape == (2, 26)
+    last, second = build(**dict(micro, out_indices=[-1, 1])).eval()(IMAGES)[::-1]
+    assert last.shape[1] == 26 and second.shape[1] == 15
+
+
+@pytest.mark.parametrize('form', ['decomposed', 'reparam', 'naive'])
+def test_switch_to_deploy(micro, form):
+    model = build(**micro, large_kernel=form, kernel_sizes=(13, 11, 9, 7)).train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(IMAGES + 1)
+    model.eval()
+    expected = model(IMAGES)
+    model.switch_to_deploy()
+    model.switch_to_deploy()
+    for ours, theirs in zip(model(IMAGES), expected):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    deployed = SLaK(**micro, large_kernel=form, kernel_sizes=(13, 11, 9, 7), deploy=True)
+    deployed.load_state_dict(model.state_dict())
+    for ours, theirs in zip(deployed.eval()(IMAGES), model(IMAGES)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_frozen_stages(micro):
+    model = build(**micro, frozen_stages=2).train()
+    sum(out.sum() for out in model(IMAGES)).backward()
+    for name, param in model.named_parameters():
+        frozen = name.startswith(('downsample_layers.0', 'downsample_layers.1', 'stages.0', 'stages.1'))
+        assert (param.grad is None) == frozen, name
+    assert not model.stages[1].training and model.stages[2].training
+    assert model.stages[0][0].large_kernel.tall.bn.running_mean.abs().sum() == 0
+
+
+def test_with_cp_changes_memory_only(micro):
+    plain, checkpointed = build(**micro, drop_path_rate=0.5), build(**micro, drop_path_rate=0.5, with_cp=True)
+    for model in (plain, checkpointed):
+        torch.manual_seed(1)
+        model.train()
+        sum(out.square().sum() for out in model(IMAGES)).backward()
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for (name, a), b in zip(plain.named_buffers(), checkpointed.buffers()):
+        torch.testing.assert_close(a, b, msg=name)  # running statistics took the batch once
+
+
+def test_drop_path_grows_linearly(micro):
+    blocks = [block for stage in SLaK(**micro, drop_path_rate=0.4).stages for block in stage]
+    assert [getattr(block.drop_path, 'drop_prob', 0.) for block in blocks] == pytest.approx([0, .1, .2, .3, .4])
+
+
+def test_layer_scale():
+    arch = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8))
+    assert SLaK(arch, layer_scale_init_value=0.).stages[0][0].gamma is None
+    assert (SLaK(arch, layer_scale_init_value=.25).stages[0][0].gamma == .25).all()
+
+
+def test_initialisation(micro):
+    model = build(**micro)
+    weight = model.stages[3][0].pwconv1.weight
+    assert weight.std().item() == pytest.approx(.02, rel=.1)
+    assert model.stages[0][0].large_kernel.tall.conv.weight.std().item() == pytest.approx(.02, rel=.1)
+    assert (model.stages[0][0].pwconv1.bias == 0).all()
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(arch='huge'), "'tiny', 'small', 'base', 'large'"),
+    (dict(arch=dict(depths=(1, 1, 1, 1))), 'dict\\(depths'),
+    (dict(arch=dict(depths=(1, 1), channels=(8, 8))), '4 stages'),
+    (dict(kernel_sizes=(51, 49, 47)), 'each of the 4 stages'),
+    (dict(kernel_sizes=51), 'each of the 4 stages'),
+    (dict(kernel_sizes=(51, 49, 47, 12)), 'odd'),
+    (dict(small_kernel_size=15), 'small_kernel_size <= 13'),
+    (dict(large_kernel='lora'), "'decomposed', 'reparam', 'naive'"),
+    (dict(out_indices=(0, 4)), 'from -4 to 3'),
+    (dict(frozen_stages=5), 'from 0 .none. to 4'),
+    (dict(width_factor=0), 'width_factor must be positive'),
+])
+def test_wrong_arguments_are_refused(kwargs, message):
+    with torch.device('meta'), pytest.raises(ValueError, match=message):
+        SLaK(**kwargs)
+
+
+def test_arguments_are_not_changed(micro):
+    kwargs = dict(micro, out_indices=[0, -1], norm_cfg=dict(type='BN'))
+    before = copy.deepcopy(kwargs)
+    SLaK(**kwargs)
+    assert kwargs == before
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('name', ['SLaK', 'slak_mm.SLaK'])
+def test_both_names_resolve_in_each_library(scope, name, micro):
+    registry = __import__(f'{scope}.registry', fromlist=['MODELS']).MODELS
+    with DefaultScope.overwrite_default_scope(scope):
+        assert type(registry.build(dict(type=name, **micro))) is SLaK
+    assert ROOT_MODELS.get(name) is SLaK
+
+
+def test_layer_depth_follows_the_oracle():
+    with torch.device('meta'):
+        tiny, small = SLaK('tiny'), SLaK('small')
+    assert tiny.get_layer_depth('backbone.downsample_layers.1.0.weight', 'backbone.') == (2, 8)
+    assert tiny.get_layer_depth('backbone.stages.2.8.gamma', 'backbone.') == (5, 8)
+    assert small.get_layer_depth('stages.2.26.gamma') == (11, 14)
+    assert small.get_layer_depth('downsample_layers.3.0.weight') == (12, 14)
+    assert small.get_layer_depth('head.fc.weight', 'backbone.') == (13, 14)
+    assert tiny.get_layer_depth('norm3.weight') == (7, 8)
+
+
+def test_a_deep_copy_is_independent(micro):
+    model = build(**micro)
+    clone = copy.deepcopy(model)
+    clone.switch_to_deploy()
+    assert all(hasattr(m, 'small') for m in model.modules() if isinstance(m, LargeKernel))

@@ -1,0 +1,42 @@
+"""What train.py and test.py share."""
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine's, at every start
+
+from mmengine.config import Config, DictAction  # noqa: E402
+
+from slak_mm.checkpoint import CheckpointError  # noqa: E402
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; defaults to work_dirs/<name of the config>')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings of the config to override, e.g. train_dataloader.batch_size=2 a.b="[(1,2),(3,4)]"')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir or not cfg.get('work_dir'):
+        cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def run(main) -> None:
+    """Runs a tool; a file that cannot be loaded ends it with one line, not with a traceback."""
+    try:
+        main()
+    except CheckpointError as error:
+        sys.exit(f'error: {error}')

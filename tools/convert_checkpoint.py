@@ -1,0 +1,35 @@
+"""Converts an official SLaK file (ImageNet, or mmcv-1 downstream) to one that any OpenMMLab 2.x tool loads."""
+import argparse
+
+import common
+import torch
+
+from slak_mm import __version__
+from slak_mm.checkpoint import convert_state_dict, infer_config, load_file, select_state_dict
+from slak_mm.models import SLaK
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('source', help='path or URL of the file to convert')
+    parser.add_argument('target', help='file to write')
+    parser.add_argument('--key', help="entry that holds the weights, e.g. model_ema; defaults to 'state_dict', else 'model'")
+    parser.add_argument('--prefix', help="what stands before the backbone's keys, if the file holds several backbones")
+    args = parser.parse_args()
+
+    state_dict = convert_state_dict(select_state_dict(load_file(args.source), args.key), args.prefix)
+    backbone = {name[len('backbone.'):]: value for name, value in state_dict.items() if name.startswith('backbone.')}
+    config = infer_config(backbone, SLaK.arch_settings)
+    if 'head.fc.weight' in state_dict:
+        # in mmpretrain the norm after pooling is the output norm of the last stage
+        state_dict = {name.replace('backbone.norm.', 'backbone.norm3.'): value for name, value in state_dict.items()}
+    zeros = sum(int((value == 0).sum()) for value in backbone.values() if value.ndim in (2, 4))
+    total = sum(value.numel() for value in backbone.values() if value.ndim in (2, 4))
+    torch.save(dict(meta=dict(slak_mm_version=__version__), state_dict=state_dict), args.target)
+
+    print(f'{args.target}: {len(state_dict)} tensors; {zeros / total:.1%} of the backbone\'s weights are zero. It fits\n')
+    print(f"    backbone=dict(type='slak_mm.SLaK', {', '.join(f'{name}={value!r}' for name, value in config.items())})\n")
+
+
+if __name__ == '__main__':
+    common.run(main)

@@ -1,0 +1,97 @@
+"""Tests a checkpoint on a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+import os
+
+import common
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from slak_mm.checkpoint import SCHEME, CheckpointError
+from slak_mm.models import SLaK
+
+TTA_MODELS = dict(
+    mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
+    mmdet=dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    mmseg=dict(type='mmseg.SegTTAModel'))
+
+
+def parse_args():
+    parser = common.build_parser(__doc__)
+    parser.add_argument('checkpoint', help='path or URL')
+    parser.add_argument('--out', metavar='FILE.pkl', help='also write the predictions to this file')
+    parser.add_argument('--show-dir', help='also paint the predictions over the images, into this folder')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation: the config's, or flipping")
+    parser.add_argument('--deploy', action='store_true', help='merge the large kernels first (same results, faster)')
+    return parser.parse_args()
+
+
+class PrepareModelHook(Hook):
+    """Refuses a checkpoint that leaves weights at random, and merges kernels once the weights are in."""
+
+    def __init__(self, deploy: bool):
+        self.deploy = deploy
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        missing = [name for name in model.state_dict()
+                   if name not in checkpoint['state_dict'] and not name.endswith('num_batches_tracked')]
+        if missing:
+            raise CheckpointError(f'The checkpoint lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one of '
+                                  'this config. Nothing was tested.')
+
+    def before_test(self, runner) -> None:
+        if self.deploy:
+            for module in runner.model.modules():
+                if isinstance(module, SLaK):
+                    module.switch_to_deploy()
+
+
+def set_show_dir(cfg: Config, show_dir: str) -> None:
+    show_dir = os.path.abspath(show_dir)
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show-dir needs default_hooks.visualization in the config.')
+    if hook.type.endswith('SegVisualizationHook'):
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = show_dir
+    elif hook.type.endswith('DetVisualizationHook'):
+        hook.update(draw=True, interval=1, test_out_dir=show_dir)
+    else:
+        hook.update(enable=True, interval=1, out_dir=show_dir)
+
+
+def set_tta(cfg: Config) -> None:
+    dataset = cfg.test_dataloader.dataset
+    if 'tta_pipeline' not in cfg:
+        *load, pack = dataset.pipeline
+        if 'meta_keys' in pack:
+            pack = dict(pack, meta_keys=(*pack['meta_keys'], 'flip', 'flip_direction'))
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+        cfg.tta_pipeline = [*load, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.get('tta_model', TTA_MODELS[cfg.default_scope]), module=cfg.model)
+
+
+def main():
+    args = parse_args()
+    cfg = common.load_config(args)
+    cfg.load_from = SCHEME + args.checkpoint
+    cfg.resume = False
+    if args.show_dir:
+        set_show_dir(cfg, args.show_dir)
+    if args.tta:
+        set_tta(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(PrepareModelHook(args.deploy))
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    common.run(main)

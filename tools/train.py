@@ -1,0 +1,74 @@
+"""Trains a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+import logging
+import os
+
+import common
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from slak_mm.checkpoint import SCHEME
+
+
+def parse_args():
+    parser = common.build_parser(__doc__)
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
+                        help='resume from CKPT, or from the newest checkpoint of the work dir')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs an accelerator)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale lr by the total batch size / auto_scale_lr.base_batch_size')
+    parser.add_argument('--pretrained', metavar='CKPT', help='weights to start the backbone from: a path or URL, official or converted')
+    return parser.parse_args()
+
+
+def set_amp(cfg: Config) -> None:
+    if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {cfg.optim_wrapper.type}.')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config.')
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    cfg.resume = checkpoint is not None
+    cfg.load_from = checkpoint and SCHEME + checkpoint
+
+
+def set_pretrained(cfg: Config, pretrained: str) -> None:
+    """``--pretrained``, else the file that the config names, if it is there."""
+    if not pretrained:
+        pretrained = cfg.get('pretrained')
+        if not pretrained or cfg.resume or cfg.load_from or cfg.model.backbone.get('init_cfg'):
+            return
+        if not os.path.exists(pretrained):
+            print_log(f'{pretrained} is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the paper are out of '
+                      'reach. Put the file there or give it with --pretrained FILE_OR_URL; README.md says where the official '
+                      'files are.', logger='current', level=logging.WARNING)
+            return
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+
+
+def main():
+    args = parse_args()
+    cfg = common.load_config(args)
+    if args.amp:
+        set_amp(cfg)
+    if args.auto_scale_lr:
+        set_auto_scale_lr(cfg)
+    if args.resume:
+        set_resume(cfg, args.resume)
+    elif cfg.get('load_from'):
+        cfg.load_from = SCHEME + cfg.load_from
+    set_pretrained(cfg, args.pretrained)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == '__main__':
+    common.run(main)
