@@ -1,9 +1,10 @@
 """What other versions of torch and mmengine need, in one place. Imported before anything else of the package."""
 import argparse
+from pathlib import Path
 
-import mmengine.config.config as mmengine_config
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 
@@ -30,21 +31,24 @@ def allow_checkpoint_types() -> None:
     torch.serialization.add_safe_globals(types)
 
 
-def resolve_flat_configs() -> None:
+def resolve_own_configs() -> None:
     """Lets ``_base_ = 'slak_mm::upernet_slak_t_160k_ade20k.py'`` resolve.
 
-    mmengine must know the package, and insists on a folder between the package and the file, which our flat configs/ lacks.
+    mmengine must know the package; it would insist on a folder before the file's name, which our flat configs/ lacks, and does not
+    find packages that were installed with ``pip install -e``.
     """
     MODULE2PACKAGE['slak_mm'] = 'slak_mm'
-    stock = mmengine_config._get_package_and_cfg_path
+    stock = Config._get_cfg_path
 
-    def get_package_and_cfg_path(cfg_path: str):
+    def get_cfg_path(cfg_path: str, filename: str):
         scope, _, name = cfg_path.partition('::')
-        return (scope, name) if scope == 'slak_mm' else stock(cfg_path)
+        if scope != 'slak_mm':
+            return stock(cfg_path, filename)
+        return str(Path(__file__).parent / '.mim/configs' / name), scope
 
-    mmengine_config._get_package_and_cfg_path = get_package_and_cfg_path
+    Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 torchvision_cpu.install()
 allow_checkpoint_types()
-resolve_flat_configs()
+resolve_own_configs()

@@ -205,7 +205,8 @@ def test_infer_config(raw):
 
 
 @pytest.mark.parametrize('kwargs', [
-    dict(arch='tiny'), dict(arch='base'), dict(arch='small', width_factor=1.0, kernel_sizes=(31, 29, 27, 13), large_kernel='reparam'),
+    dict(arch='tiny'), dict(arch='base'),
+    dict(arch='small', width_factor=1.0, kernel_sizes=(31, 29, 27, 13), large_kernel='reparam'),
     dict(arch='tiny', width_factor=1.5, small_kernel_size=3), dict(arch='tiny', large_kernel='naive', kernel_sizes=(7, 7, 7, 7)),
     dict(arch='tiny', deploy=True), dict(arch='tiny', layer_scale_init_value=0.)])
 def test_infer_config_gives_back_the_arguments(kwargs):

@@ -41,8 +41,8 @@ class PrepareModelHook(Hook):
         missing = [name for name in model.state_dict()
                    if name not in checkpoint['state_dict'] and not name.endswith('num_batches_tracked')]
         if missing:
-            raise CheckpointError(f'The checkpoint lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one of '
-                                  'this config. Nothing was tested.')
+            raise CheckpointError(f'The checkpoint lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one '
+                                  'of this config. Nothing was tested.')
 
     def before_test(self, runner) -> None:
         if self.deploy:

@@ -16,8 +16,10 @@ def parse_args():
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
                         help='resume from CKPT, or from the newest checkpoint of the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs an accelerator)')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale lr by the total batch size / auto_scale_lr.base_batch_size')
-    parser.add_argument('--pretrained', metavar='CKPT', help='weights to start the backbone from: a path or URL, official or converted')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale lr by the total batch size / auto_scale_lr.base_batch_size')
+    parser.add_argument('--pretrained', metavar='CKPT',
+                        help='weights to start the backbone from: a path or URL, official or converted')
     return parser.parse_args()
 
 
@@ -47,8 +49,8 @@ def set_pretrained(cfg: Config, pretrained: str) -> None:
         if not pretrained or cfg.resume or cfg.load_from or cfg.model.backbone.get('init_cfg'):
             return
         if not os.path.exists(pretrained):
-            print_log(f'{pretrained} is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the paper are out of '
-                      'reach. Put the file there or give it with --pretrained FILE_OR_URL; README.md says where the official '
+            print_log(f'{pretrained} is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the paper are out '
+                      'of reach. Put the file there or give it with --pretrained FILE_OR_URL; README.md says where the official '
                       'files are.', logger='current', level=logging.WARNING)
             return
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained)

@@ -1,0 +1,172 @@
+"""How many weights each layer keeps, and the first masks.
+
+`uniform`, `erk` and `snip` return the number of active weights of each layer, whose sum is round(density * total).
+A layer that would keep 0.99 of its weights or more keeps all of them, as in the authors' code; the other layers make up
+for it, by the same rule, so that the sum stays. `draw` then makes random masks with exactly these counts, for SNIP too,
+which serves for the ratios of the layers alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from .criteria import highest
+from .rng import generator
+
+DENSE = 0.99
+
+
+def uniform(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
+    """The same density in each layer, rounded by largest remainder.
+
+    Args:
+        shapes: shape of each layer's weight.
+        density: share of all these weights to keep, in (0, 1].
+
+    Returns:
+        Number of active weights of each layer.
+
+    Raises:
+        ValueError: when the dense layers alone exceed the density (as 0.995 does, which makes all layers dense), or
+            when they leave nothing for the others.
+    """
+    return _proportional(shapes, density, {name: 1. for name in shapes})
+
+
+def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
+    """Erdos-Renyi-Kernel (Evci et al., 2020): the density of a layer is proportional to
+    (out + in) / (out * in), or (out + in + kh + kw) / (out * in * kh * kw) for a convolution.
+
+    A layer that this puts above its size is dense, and the others are scaled to fit. The rest is as for `uniform`.
+    """
+    return _proportional(shapes, density, {name: sum(shape) / shape.numel() for name, shape in shapes.items()})
+
+
+def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
+    """SNIP (Lee et al., 2019; appendix B.1): how many of the globally highest scores each layer has.
+
+    Among equal scores the first layer, and in it the first weight, wins.
+
+    Args:
+        scores: a tensor of each layer's shape, as from `snip_scores`.
+        density, returns and raises: as for `uniform`.
+
+    Raises:
+        ValueError: also when a score is not finite.
+    """
+    flat = {name: score.flatten() for name, score in scores.items()}
+    bad = [name for name, score in flat.items() if not score.isfinite().all()]
+    if bad:
+        raise ValueError(f'SNIP scores are not finite in {bad}')
+
+    def count_highest(names, total):
+        every = torch.cat([flat[name] for name in names])
+        kept = torch.zeros_like(every, dtype=torch.bool)
+        kept[highest(every, total)] = True
+        parts = kept.split([flat[name].numel() for name in names])
+        return {name: int(part.count_nonzero()) for name, part in zip(names, parts)}
+
+    return _with_dense_layers({name: score.numel() for name, score in flat.items()}, density, count_highest)
+
+
+def snip_scores(
+    params: Mapping[str, nn.Parameter],
+    gradients: Mapping[str, torch.Tensor | None] | Callable[[], torch.Tensor],
+    reduce: Callable[[torch.Tensor], object] | None = None,
+) -> dict[str, torch.Tensor]:
+    """|gradient * weight| of each weight (Lee et al., 2019; appendix B.1).
+
+    In fp32: at the start of a SLaK they are about 1e-11, because the layer scale is 1e-6, and would be zero in fp16.
+
+    Args:
+        params: the maskable parameters by name.
+        gradients: the gradient of each one on one batch, by name; or a function that computes the loss on that batch, a
+            scalar. Neither these gradients nor any `.grad` is changed. (The function is differentiated with
+            torch.autograd.grad, for which reentrant checkpointing is not made: pass gradients then.)
+        reduce: sums a tensor over all processes, in place. Default: torch.distributed.all_reduce if it is initialized.
+
+    Raises:
+        ValueError: when a parameter has no gradient, because it is frozen or the loss does not reach it.
+    """
+    if callable(gradients):
+        trained = {name: p for name, p in params.items() if p.requires_grad}
+        with torch.enable_grad():
+            grads = torch.autograd.grad(gradients(), list(trained.values()), allow_unused=True)
+        gradients = dict(zip(trained, grads))
+    missing = [name for name in params if gradients.get(name) is None]
+    if missing:
+        raise ValueError(f'SNIP needs a gradient of each maskable parameter; exclude {missing}, or unfreeze them')
+    if reduce is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        reduce = torch.distributed.all_reduce
+    scores = {}
+    for name, param in params.items():
+        score = gradients[name].detach().to(torch.float32, copy=True)
+        if reduce is not None:
+            reduce(score)
+        scores[name] = score.mul_(param.detach()).abs_()
+    return scores
+
+
+def from_weights(params: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor | None]:
+    """The masks of a sparse checkpoint: weights != 0.
+
+    Dense (None) is a layer without a zero, and one of zeros alone: that is not sparse but just initialized.
+    """
+    masks = {name: p.detach() != 0 for name, p in params.items()}
+    return {name: None if mask.all() or not mask.any() else mask for name, mask in masks.items()}
+
+
+def draw(shapes: Mapping[str, torch.Size], counts: Mapping[str, int], seed: int) -> dict[str, torch.Tensor | None]:
+    """Masks with exactly `counts` active weights at random places; None for a layer that keeps all of them."""
+    masks: dict[str, torch.Tensor | None] = dict.fromkeys(shapes)
+    for name, shape in shapes.items():
+        if counts[name] < shape.numel():
+            mask = torch.zeros(shape.numel(), dtype=torch.bool)
+            mask[torch.randperm(mask.numel(), generator=generator(seed, 0, name))[:counts[name]]] = True
+            masks[name] = mask.view(shape)
+    return masks
+
+
+def _proportional(shapes, density, ratios):
+    """Densities in proportion to `ratios`."""
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+
+    def scale(names, total):
+        epsilon = total / sum(ratios[name] * sizes[name] for name in names)
+        return _largest_remainder({name: epsilon * ratios[name] * sizes[name] for name in names}, total)
+
+    return _with_dense_layers(sizes, density, scale)
+
+
+def _largest_remainder(shares: Mapping[str, float], total: int) -> dict[str, int]:
+    """Integers next to `shares`, which sum to `total`, with that sum; among equal remainders the first layer gains."""
+    counts = {name: math.floor(share) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name])
+    for name in by_remainder[:total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def _with_dense_layers(
+    sizes: Mapping[str, int], density: float, allot: Callable[[Sequence[str], int], Mapping[str, int]],
+) -> dict[str, int]:
+    """Counts by `allot(names, total)`, where a layer that gets >= .99 of its size gets all, and the others the rest."""
+    if not 0 < density <= 1:
+        raise ValueError(f'density must be in (0, 1], got {density!r}')
+    total = round(density * sum(sizes.values()))
+    dense: dict[str, int] = {}
+    while True:
+        free = [name for name in sizes if name not in dense]
+        rest = total - sum(dense.values())
+        if (rest > 0) != bool(free) or rest < 0:
+            raise ValueError(f'density {density} cannot be had: the layers at >= {DENSE} stay dense ({list(dense)}), '
+                             f'which leaves {rest} weights for the others ({free})')
+        counts = allot(free, rest) if free else {}
+        full = [name for name in free if counts[name] >= DENSE * sizes[name]]
+        if not full:
+            return {name: dense.get(name) or counts[name] for name in sizes}
+        dense.update((name, sizes[name]) for name in full)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the masks adapt, and how much of them (Algorithm 1, lines 8 and 12; appendix B.3).
+
+    All steps are optimizer steps, counted from 1. The defaults are the paper's f = 100 and p = 0.3, with a cosine decay
+    to 0.005 over the whole run.
+
+    Args:
+        total_steps: length of the run.
+        interval: steps between two adaptations.
+        prune_rate: share of a layer's active weights that is exchanged, at step 0.
+        min_prune_rate: the same share at `total_steps`.
+        stop_at: from this step on the masks stay as they are; a float in (0, 1) is a share of `total_steps`, None is
+            `total_steps`. (An adaptation after the last step would only replace trained weights by zeros.)
+
+    Raises:
+        ValueError: when an argument is out of its range.
+    """
+
+    total_steps: int
+    interval: int = 100
+    prune_rate: float = 0.3
+    min_prune_rate: float = 0.005
+    stop_at: float | None = None
+
+    def __post_init__(self):
+        for name in ('total_steps', 'interval'):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name} must be an integer >= 1, got {value!r}')
+        if not 0 <= self.min_prune_rate <= self.prune_rate <= 1:
+            raise ValueError('the rates must obey 0 <= min_prune_rate <= prune_rate <= 1, got '
+                             f'min_prune_rate={self.min_prune_rate!r}, prune_rate={self.prune_rate!r}')
+        stop = self.stop_at
+        if stop is not None and not (isinstance(stop, int) and stop >= 0 or isinstance(stop, float) and 0 < stop < 1):
+            raise ValueError('stop_at must be None, a number of steps (an integer >= 0) or a share of total_steps '
+                             f'(a float in (0, 1)), got {stop!r}')
+
+    def rate(self, step: int) -> float:
+        """Share of the active weights to exchange after `step` optimizer steps."""
+        progress = min(step / self.total_steps, 1)
+        return self.min_prune_rate + (self.prune_rate - self.min_prune_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+    def due(self, step: int) -> bool:
+        """Whether the masks adapt after `step` optimizer steps."""
+        stop = self.total_steps if self.stop_at is None else self.stop_at
+        if isinstance(stop, float):
+            stop *= self.total_steps
+        return step % self.interval == 0 and 0 < step < min(stop, self.total_steps)
