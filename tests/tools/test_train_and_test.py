@@ -1,0 +1,204 @@
+"""tools/train.py and tools/test.py as a user runs them, on toy data in ADE20K's layout."""
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from slak_mm.data import ToySpec, write_ade20k
+
+ROOT = Path(__file__).parents[2]
+STOCK = Path(importlib.util.find_spec('mmseg').origin).parent / '.mim/tools'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('ade20k')
+    write_ade20k(root, ToySpec(num_train=4, num_val=2, size=(64, 80)))
+    return root
+
+
+def call(tool, *args, ok=True, **env):
+    """Runs a tool; returns what it printed."""
+    result = subprocess.run([sys.executable, '-W', 'ignore', str(tool), *map(str, args)], capture_output=True, text=True,
+                            env=os.environ | env)
+    assert (result.returncode == 0) == ok, (result.stdout + result.stderr)[-3000:]
+    return result.stdout + result.stderr
+
+
+def tool(name, *args, **kwargs):
+    return call(ROOT / 'tools' / name, *args, **kwargs)
+
+
+def data_options(data):
+    return [f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val', 'test')]
+
+
+def options(data, iters, batch=1, crop=64):
+    return ['--cfg-options', *data_options(data), f'train_cfg.max_iters={iters}', f'train_dataloader.batch_size={batch}',
+            f'train_dataloader.dataset.pipeline.3.crop_size=({crop},{crop})', f'model.data_preprocessor.size=({crop},{crop})']
+
+
+MICRO_CONFIG = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 2, 1), channels=(8, 12, 16, 20))),
+    decode_head=dict(in_channels=[10, 15, 20, 26], channels=8),
+    auxiliary_head=dict(in_channels=20, channels=8),
+    test_cfg=dict(crop_size=(64, 64), stride=(48, 48)))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(128, 64), keep_ratio=True),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs')]
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+"""
+
+
+@pytest.fixture(scope='module')
+def micro(tmp_path_factory):
+    """The 160k config, shrunk."""
+    path = tmp_path_factory.mktemp('configs') / 'micro.py'
+    path.write_text(MICRO_CONFIG.format(base=str(ROOT / 'configs/upernet_slak_t_160k_ade20k.py')))
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(micro, data, tmp_path_factory, official_path):
+    """Two iterations of a sparse fine-tuning."""
+    work_dir = tmp_path_factory.mktemp('work_dir')
+    log = tool('train.py', micro, '--work-dir', work_dir, '--pretrained', official_path, *options(data, 2, batch=2))
+    return work_dir, log
+
+
+@pytest.fixture(scope='module')
+def official_path():
+    return ROOT / 'tests/data/slak_micro.pth'
+
+
+def test_train(trained, official_path):
+    work_dir, log = trained
+    assert 'mIoU' in log and (work_dir / 'iter_2.pth').exists() and (work_dir / 'micro.py').exists()
+    assert 'Loaded 141 of 149 tensors' in log and 'the masks never change' in log
+    official = torch.load(official_path, weights_only=True)['model']['stages.2.1.pwconv1.weight']
+    saved = torch.load(work_dir / 'iter_2.pth', weights_only=True)['state_dict']['backbone.stages.2.1.pwconv1.weight']
+    assert 0 < (official == 0).sum() and ((saved == 0) == (official == 0)).all() and not torch.equal(saved, official)
+
+
+def test_resume(micro, data, trained):
+    work_dir, _ = trained
+    log = tool('train.py', micro, '--work-dir', work_dir, '--resume', *options(data, 3, batch=2))
+    assert 'resumed epoch: 0, iter: 2' in log and (work_dir / 'iter_3.pth').exists()
+    log = tool('train.py', micro, '--work-dir', work_dir, '--resume', work_dir / 'iter_2.pth', *options(data, 3, batch=2))
+    assert 'resumed epoch: 0, iter: 2' in log
+
+
+def test_test(micro, data, trained, tmp_path):
+    work_dir, _ = trained
+    args = ['--work-dir', tmp_path, '--cfg-options', *data_options(data)]
+    plain = tool('test.py', micro, work_dir / 'iter_2.pth', '--out', tmp_path / 'out.pkl', '--show-dir', tmp_path / 'shown', *args)
+    assert 'mIoU' in plain and len(list((tmp_path / 'shown').rglob('*.png'))) == 2
+    assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 2
+    deployed = tool('test.py', micro, work_dir / 'iter_2.pth', '--deploy', *args)
+    assert deployed[deployed.index('aAcc'):].split('data_time')[0] == plain[plain.index('aAcc'):].split('data_time')[0]
+    assert 'mIoU' in tool('test.py', micro, work_dir / 'iter_2.pth', '--tta', *args)
+
+
+def test_stock_tools_of_mmsegmentation(micro, data, tmp_path):
+    """A user's config that names type='slak_mm.SLaK' and no custom_imports."""
+    config = tmp_path / 'mine.py'
+    config.write_text(f"""
+_base_ = ['mmseg::_base_/models/upernet_swin.py', 'mmseg::_base_/datasets/ade20k.py', 'mmseg::_base_/default_runtime.py',
+          'mmseg::_base_/schedules/schedule_20k.py']
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(_delete_=True, type='slak_mm.SLaK', arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)),
+                  out_indices=(0, 1, 2, 3), gap_before_final_norm=False,
+                  init_cfg=dict(type='Pretrained', checkpoint='{ROOT}/tests/data/slak_micro.pth')),
+    decode_head=dict(in_channels=[10, 15, 20, 26], channels=8, num_classes=150),
+    auxiliary_head=dict(in_channels=20, channels=8, num_classes=150))
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+""")
+    log = call(STOCK / 'train.py', config, '--work-dir', tmp_path, *options(data, 2, batch=2))
+    assert 'Loaded 141 of 149 tensors' in log and 'mIoU' in log
+    log = call(STOCK / 'train.py', config, '--work-dir', tmp_path, '--resume', *options(data, 3, batch=2))
+    assert 'resumed epoch: 0, iter: 2' in log
+    assert 'mIoU' in call(STOCK / 'test.py', config, tmp_path / 'iter_2.pth', '--cfg-options', *data_options(data))
+
+
+def test_without_pretrained_weights_it_says_so(micro, data, tmp_path):
+    log = tool('train.py', micro, '--work-dir', tmp_path, *options(data, 1, batch=2))
+    assert 'checkpoints/slak_t_300e_in1k.pth is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS' in log
+    assert 'IT TRAINS DENSE' in log
+
+
+@pytest.mark.parametrize('flag, file, message', [
+    ('--pretrained', 'matches_nothing', 'holds no SLaK'),
+    ('--pretrained', 'other_kernels', 'kernel_sizes=(31, 29, 27, 13),  # instead of (51, 49, 47, 13)'),
+    ('--pretrained', 'truncated', 'it is cut short'),
+    ('--pretrained', 'hostile', 'is refused'),
+    ('--resume', 'truncated', 'it is cut short'),
+    ('--resume', 'hostile', 'is refused'),
+])
+def test_a_bad_file_ends_with_one_clear_line(micro, data, tmp_path, official_path, flag, file, message):
+    from slak_mm.models import SLaK
+    path, ran = tmp_path / f'{file}.pth', tmp_path / 'ran'
+    if file == 'truncated':
+        path.write_bytes(official_path.read_bytes()[:300_000])
+    elif file == 'hostile':
+        torch.save(dict(model={}, args=Hostile(ran)), path)
+    elif file == 'other_kernels':
+        model = SLaK(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), kernel_sizes=(31, 29, 27, 13))
+        torch.save(dict(model=model.state_dict()), path)
+    else:
+        torch.save({'conv1.weight': torch.zeros(1)}, path)
+    log = tool('train.py', micro, '--work-dir', tmp_path, flag, path, *options(data, 1), ok=False)
+    assert message in log.splitlines()[-1] or message in log.split('error: ')[-1]
+    assert 'Traceback' not in log and not ran.exists()
+
+
+class Hostile:
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.target}', )
+
+
+def test_testing_a_backbone_alone_is_refused(micro, data, tmp_path, official_path):
+    log = tool('test.py', micro, official_path, '--work-dir', tmp_path, '--cfg-options', *data_options(data), ok=False)
+    assert 'error: The checkpoint lacks' in log and 'Nothing was tested' in log
+
+
+def test_convert_checkpoint(official_path, tmp_path):
+    target = tmp_path / 'converted.pth'
+    log = tool('convert_checkpoint.py', official_path, target, '--key', 'model_ema')
+    assert 'kernel_sizes=(51, 49, 47, 13), small_kernel_size=5' in log and '% of the backbone' in log
+    converted = torch.load(target, weights_only=True)['state_dict']
+    ema = torch.load(official_path, weights_only=True)['model_ema']
+    assert torch.equal(converted['backbone.norm3.weight'], ema['norm.weight'])
+    assert torch.equal(converted['head.fc.weight'], ema['head.weight'])
+    assert torch.equal(converted['backbone.stages.0.0.large_kernel.wide.conv.weight'],
+                       ema['stages.0.0.large_kernel.LoRA2.conv.weight'])
+    tool('convert_checkpoint.py', target, tmp_path / 'twice.pth')
+    assert torch.load(tmp_path / 'twice.pth', weights_only=True)['state_dict'].keys() == converted.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, iters', [('t_160k', 2), ('s_160k', 1), ('b_160k', 1), ('t_80k', 1)])
+def test_the_full_configs(name, iters, data, tmp_path):
+    config = ROOT / f'configs/upernet_slak_{name}_ade20k.py'
+    log = tool('train.py', config, '--work-dir', tmp_path, *options(data, iters, batch=1 if name != 't_160k' else 2))
+    assert 'mIoU' in log and (tmp_path / f'iter_{iters}.pth').exists()
+    if name == 't_160k':
+        log = tool('train.py', config, '--work-dir', tmp_path, '--resume', *options(data, 4))
+        assert 'resumed epoch: 0, iter: 2' in log and (tmp_path / 'iter_4.pth').exists()
+        assert 'mIoU' in tool('test.py', config, tmp_path / 'iter_4.pth', '--work-dir', tmp_path, '--cfg-options', *data_options(data))
