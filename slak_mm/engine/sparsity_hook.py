@@ -125,7 +125,8 @@ class SparsityHook(Hook):
                      'the masks never change.'), 'current')
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.sparsity.step(optimizer):
+        skipped = getattr(optimizer, 'found_inf', None)  # GradScaler leaves it to a fused optimizer to skip, inside `step`
+        if (skipped is None or not skipped.item()) and self.sparsity.step(optimizer):
             self._measure()
 
     def _measure(self) -> None:
