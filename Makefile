@@ -10,4 +10,4 @@ demo: setup  ## toy data, training, test: mIoU before and after, and pictures
 
 test: setup  ## style and tests
 	@.venv/bin/ruff check .
-	@$(PYTHON_VENV) -m pytest
+	@OMP_NUM_THREADS=1 $(PYTHON_VENV) -m pytest -n 2 --dist worksteal

@@ -144,7 +144,6 @@ def test_without_pretrained_weights_it_says_so(micro, data, tmp_path):
     ('--pretrained', 'other_kernels', 'kernel_sizes=(31, 29, 27, 13),  # instead of (51, 49, 47, 13)'),
     ('--pretrained', 'truncated', 'it is cut short'),
     ('--pretrained', 'hostile', 'is refused'),
-    ('--resume', 'truncated', 'it is cut short'),
     ('--resume', 'hostile', 'is refused'),
 ])
 def test_a_bad_file_ends_with_one_clear_line(micro, data, tmp_path, official_path, flag, file, message):
