@@ -63,7 +63,7 @@ PY
 )
     echo '#include <torch/types.h>' > "$tmp/types.h"
     # shellcheck disable=SC2086
-    "${CXX:-g++}" $flags -fPIC -std=c++17 $includes -DTORCH_API_INCLUDE_EXTENSION_H -x c++-header "$tmp/types.h" || true
+    "${CXX:-g++}" $flags -w -fPIC -std=c++17 $includes -DTORCH_API_INCLUDE_EXTENSION_H -x c++-header "$tmp/types.h" || true
     CFLAGS="$flags -include $tmp/types.h" pip install "$@" --no-deps --no-build-isolation -r requirements/mmcv.txt
 }
 if ! mmcv_works; then

@@ -16,6 +16,8 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from .compat import load_weights_only
+
 # One table: how the authors name the branches of a large-kernel layer, over the years, and how we do.
 OFFICIAL_NAMES = dict(LoRA1='tall', LoRA2='wide', Decom1='tall', Decom2='wide', small_conv='small', lkb_origin='full',
                       lkb_reparam='full.conv')
@@ -70,7 +72,7 @@ def load_file(path: str, map_location='cpu') -> dict:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'{path} is not there. README.md says where the official files are.')
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = load_weights_only(path, map_location)
     except Exception as error:  # torch raises a dozen types for a bad file
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and 'global' in message.lower():

@@ -1,5 +1,6 @@
 """What other versions of torch and mmengine need, in one place. Imported before anything else of the package."""
 import argparse
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
 from . import torchvision_cpu
+
+HAS_ALLOW_LIST = digit_version(torch.__version__) >= digit_version('2.6.0')
 
 
 def _statistics_method(owner: type, name: str):
@@ -18,17 +22,53 @@ def _statistics_method(owner: type, name: str):
     return getattr(owner, name)
 
 
-def allow_checkpoint_types() -> None:
-    """Lets ``torch.load(weights_only=True)``, the default since torch 2.6, read official files and mmengine's own checkpoints.
+def checkpoint_types() -> dict:
+    """Name to class or function: what official files and mmengine's own checkpoints hold besides tensors and plain Python.
 
-    The first hold an ``argparse.Namespace``; the second numpy arrays inside the ``HistoryBuffer`` of the message hub.
+    The first an ``argparse.Namespace``; the second numpy arrays in the ``HistoryBuffer`` of the message hub.
     """
-    reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-    dtypes = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64, np.uint8)}
-    types = [argparse.Namespace, HistoryBuffer, (_statistics_method, 'builtins.getattr'), np.ndarray, np.dtype, *dtypes]
+    types = {'argparse.Namespace': argparse.Namespace, 'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+             'builtins.getattr': _statistics_method, 'numpy.ndarray': np.ndarray, 'numpy.dtype': np.dtype}
+    for kind in (np.float32, np.float64, np.int64, np.uint8):
+        dtype = type(np.dtype(kind))
+        types[f'{dtype.__module__}.{dtype.__name__}'] = dtype
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # files move between numpy 1 and 2
-        types += [(reconstruct, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
-    torch.serialization.add_safe_globals(types)
+        types[f'{module}._reconstruct'] = np.zeros(0).__reduce__()[0]
+        types[f'{module}.scalar'] = np.float64(0).__reduce__()[0]
+    return types
+
+
+class _RestrictedPickle:
+    """A ``pickle_module`` for ``torch.load`` that finds tensors, their storages and :func:`checkpoint_types`, and nothing else."""
+
+    class Unpickler(pickle.Unpickler):
+
+        def find_class(self, module: str, name: str):
+            module = {'__builtin__': 'builtins'}.get(module, module)
+            if (module, name) in (('collections', 'OrderedDict'), ('_codecs', 'encode'), ('builtins', 'set')):
+                return super().find_class(module, name)
+            if module == 'torch' and (name.endswith('Storage') or name in ('Size', 'device')):
+                return super().find_class(module, name)
+            if module == 'torch._utils' and name in ('_rebuild_tensor_v2', '_rebuild_parameter'):
+                return super().find_class(module, name)
+            try:
+                return checkpoint_types()[f'{module}.{name}']
+            except KeyError:
+                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name} is not allowed') from None
+
+    @classmethod
+    def load(cls, file, **kwargs):
+        return cls.Unpickler(file, **kwargs).load()
+
+
+def load_weights_only(path: str, map_location, restricted: bool = not HAS_ALLOW_LIST):
+    """``torch.load`` that runs nothing a file holds, on any torch.
+
+    Before torch 2.6 ``weights_only`` has no allow-list by name, hence refuses official files: pickle itself is restricted then.
+    """
+    if restricted:
+        return torch.load(path, map_location=map_location, pickle_module=_RestrictedPickle, weights_only=False)
+    return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def resolve_own_configs() -> None:
@@ -50,5 +90,7 @@ def resolve_own_configs() -> None:
 
 
 torchvision_cpu.install()
-allow_checkpoint_types()
+if HAS_ALLOW_LIST:
+    # so that mmengine's own torch.load resumes and tests, in the stock tools too
+    torch.serialization.add_safe_globals([(value, name) for name, value in checkpoint_types().items()])
 resolve_own_configs()

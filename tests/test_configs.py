@@ -33,7 +33,8 @@ def test_recipe(name):
     assert model.decode_head.in_channels == channels and model.auxiliary_head.in_channels == channels[2]
     assert (model.decode_head.channels, model.decode_head.num_classes, model.auxiliary_head.num_classes) == (512, 150, 150)
     assert model.decode_head.pool_scales == (1, 2, 3, 6) and model.decode_head.norm_cfg.type == 'SyncBN'
-    assert (model.auxiliary_head.channels, model.auxiliary_head.num_convs, model.auxiliary_head.loss_decode.loss_weight) == (256, 1, .4)
+    auxiliary = model.auxiliary_head
+    assert (auxiliary.channels, auxiliary.num_convs, auxiliary.loss_decode.loss_weight) == (256, 1, .4)
     assert dict(model.test_cfg) == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
     assert dict(cfg.optim_wrapper.optimizer) == dict(type='AdamW', lr=lr, betas=(.9, .999), weight_decay=.05)
     assert cfg.optim_wrapper.type == 'OptimWrapper'
