@@ -9,7 +9,7 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmen
 
 from mmengine.config import Config, DictAction  # noqa: E402
 
-from slak_mm.checkpoint import CheckpointError  # noqa: E402
+from slak_mm.checkpoint import SCHEME, CheckpointError  # noqa: E402
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -32,6 +32,11 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.work_dir or not cfg.get('work_dir'):
         cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def source(checkpoint: str) -> str:
+    """``load_from`` for a path or http(s) URL, so that it is read safely and in any format; other schemes are mmengine's."""
+    return checkpoint if '://' in checkpoint and not checkpoint.startswith('http') else SCHEME + checkpoint
 
 
 def run(main) -> None:

@@ -9,7 +9,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from slak_mm.checkpoint import SCHEME, CheckpointError
+from slak_mm.checkpoint import CheckpointError
 from slak_mm.models import SLaK
 
 TTA_MODELS = dict(
@@ -80,7 +80,7 @@ def set_tta(cfg: Config) -> None:
 def main():
     args = parse_args()
     cfg = common.load_config(args)
-    cfg.load_from = SCHEME + args.checkpoint
+    cfg.load_from = common.source(args.checkpoint)
     cfg.resume = False
     if args.show_dir:
         set_show_dir(cfg, args.show_dir)

@@ -8,8 +8,6 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from slak_mm.checkpoint import SCHEME
-
 
 def parse_args():
     parser = common.build_parser(__doc__)
@@ -39,7 +37,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
 def set_resume(cfg: Config, resume: str) -> None:
     checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
     cfg.resume = checkpoint is not None
-    cfg.load_from = checkpoint and SCHEME + checkpoint
+    cfg.load_from = checkpoint and common.source(checkpoint)
 
 
 def set_pretrained(cfg: Config, pretrained: str) -> None:
@@ -66,7 +64,7 @@ def main():
     if args.resume:
         set_resume(cfg, args.resume)
     elif cfg.get('load_from'):
-        cfg.load_from = SCHEME + cfg.load_from
+        cfg.load_from = common.source(cfg.load_from)
     set_pretrained(cfg, args.pretrained)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
