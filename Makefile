@@ -1,12 +1,15 @@
 PYTHON_VENV := .venv/bin/python
 
-.PHONY: setup demo test
+.PHONY: setup demo demo-det test
 
 setup:  ## fills .venv (minutes the first time, a moment after that)
 	@requirements/setup.sh
 
 demo: setup  ## toy data, training, test: mIoU before and after, and pictures
 	@$(PYTHON_VENV) tools/demo.py
+
+demo-det: setup  ## the same for detection: box and mask AP before and after, and pictures
+	@$(PYTHON_VENV) tools/demo.py det
 
 test: setup  ## style and tests
 	@.venv/bin/ruff check .

@@ -1,7 +1,7 @@
 """SLaK (Sparse Large Kernel Network) for OpenMMLab 2.x. Importing this package registers everything in it."""
 from . import compat  # noqa: F401  (first: the rest relies on it)
-from .engine import LayerDecayOptimWrapperConstructor, PretrainedInit, SparsityHook
+from .engine import LayerDecayOptimWrapperConstructor, PretrainedInit, SparseExponentialMovingAverage, SparsityHook
 from .models import SLaK
 
 __version__ = '0.1.0'
-__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparsityHook']
+__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook']

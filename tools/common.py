@@ -7,6 +7,7 @@ from pathlib import Path
 
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine's, at every start
 
+import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 
 from slak_mm.checkpoint import SCHEME, CheckpointError  # noqa: E402
@@ -31,7 +32,19 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir or not cfg.get('work_dir'):
         cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
+    if cfg.get('default_scope') == 'mmpretrain':
+        set_loader_defaults(cfg)
     return cfg
+
+
+def set_loader_defaults(cfg: Config) -> None:
+    """What mmpretrain's own tools add to its configs."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
 
 
 def source(checkpoint: str) -> str:

@@ -11,9 +11,11 @@ from mmengine.runner import Runner
 from PIL import Image
 
 TOOLS = Path(__file__).resolve().parent
-# task: layout of the toy data, config, metrics to report
+# task: layout of the toy data, config, metrics to report and what test.py calls them
 TASKS = dict(
-    seg=('ade20k', 'upernet_slak_micro_toy_ade20k.py', ('mIoU', )),
+    seg=('ade20k', 'upernet_slak_micro_toy_ade20k.py', {'mIoU': 'mIoU'}),
+    det=('coco', 'cascade_mask_rcnn_slak_micro_toy_coco.py',
+         {'box AP50': 'coco/bbox_mAP_50', 'mask AP50': 'coco/segm_mAP_50'}),
 )
 SCENES = ('--num-train', '240', '--num-val', '32', '--size', '192', '240', '--force')
 
@@ -40,7 +42,7 @@ def test(config: Path, checkpoint: Path, work_dir: Path, *args) -> dict:
 
 def paint_overview(show_dir: Path, target: Path, columns: int = 2, rows: int = 4) -> None:
     """Lays some overlays (each: truth, prediction) side by side."""
-    tiles = [Image.open(path) for path in sorted(show_dir.rglob('*.png'))[:columns * rows]]
+    tiles = [Image.open(path) for path in sorted(show_dir.rglob('*.*g'))[:columns * rows]]
     width, height = tiles[0].size
     sheet = Image.new('RGB', (columns * (width + 8) - 8, rows * (height + 8) - 8), 'white')
     for i, tile in enumerate(tiles):
@@ -65,8 +67,9 @@ def main():
     paint_overview(work_dir / 'overlays', work_dir / 'overview.png')
 
     print()
-    for metric in metrics:
-        print(f'{metric} on held-out images: untrained {untrained[metric]:.1f}, trained {trained[metric]:.1f}')
+    for metric, key in metrics.items():
+        # mmdet reports nothing when nothing at all is detected
+        print(f'{metric} on held-out images: untrained {untrained.get(key, 0):.3g}, trained {trained.get(key, 0):.3g}')
     print(f'checkpoint: {checkpoint}\noverlays (truth left, prediction right): {work_dir / "overlays"}\n'
           f'at a glance: {work_dir / "overview.png"}')
 

@@ -9,7 +9,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoint import CheckpointError, adapt_state_dict
 from slak_mm.models import SLaK
 
 TTA_MODELS = dict(
@@ -38,6 +38,9 @@ class PrepareModelHook(Hook):
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
+        for name, module in model.named_modules():
+            if isinstance(module, SLaK):
+                adapt_state_dict(checkpoint['state_dict'], f'{name}.', module)
         missing = [name for name in model.state_dict()
                    if name not in checkpoint['state_dict'] and not name.endswith('num_batches_tracked')]
         if missing:
@@ -65,6 +68,11 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
         hook.update(enable=True, interval=1, out_dir=show_dir)
 
 
+def remove_ema(cfg: Config) -> None:
+    """The weights in a checkpoint already are the average, and EMAHook can swap neither merged kernels nor a model wrapped for TTA."""
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if not hook.type.endswith('EMAHook')]
+
+
 def set_tta(cfg: Config) -> None:
     dataset = cfg.test_dataloader.dataset
     if 'tta_pipeline' not in cfg:
@@ -86,6 +94,7 @@ def main():
         set_show_dir(cfg, args.show_dir)
     if args.tta:
         set_tta(cfg)
+    remove_ema(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(PrepareModelHook(args.deploy))
     if args.out:

@@ -22,8 +22,9 @@ def parse_args():
 
 
 def set_amp(cfg: Config) -> None:
-    if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {cfg.optim_wrapper.type}.')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -32,6 +33,8 @@ def set_auto_scale_lr(cfg: Config) -> None:
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config.')
     cfg.auto_scale_lr.enable = True
+    # mmengine compares it with the images of one iteration
+    cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
 def set_resume(cfg: Config, resume: str) -> None:

@@ -6,7 +6,7 @@ from typing import Optional, Sequence, Union
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -14,6 +14,7 @@ from torch import nn
 
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
+from .sparse_ema import SparseExponentialMovingAverage
 
 CHECKPOINT_KEY = 'sparsity'
 
@@ -113,6 +114,7 @@ class SparsityHook(Hook):
         optimizer = runner.optim_wrapper.optimizer
         optimizer.register_step_pre_hook(lambda optimizer, *_: self.sparsity.before_step(optimizer))
         optimizer.register_step_post_hook(lambda optimizer, *_: self._step(optimizer))
+        self._share_masks(runner, model)
         self._measure()
         masks = self.sparsity.masks
         if self.options['init'] == 'checkpoint' and not masks.active:
@@ -123,6 +125,16 @@ class SparsityHook(Hook):
                   f'{len(masks.active)} of {len(masks.params)} layers are sparse; '
                   + (f'adapted every {self.options["interval"]} of {total_steps} steps.' if self.options['grow'] else
                      'the masks never change.'), 'current')
+
+    def _share_masks(self, runner, model: nn.Module) -> None:
+        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        sparse = [average for average in averages if isinstance(average, SparseExponentialMovingAverage)]
+        for average in sparse:
+            average.follow(self.sparsity, model)
+        if self.options['grow'] and len(sparse) < len(averages):
+            print_log('SparsityHook: the EMA WILL NOT BE SPARSE. A plain average keeps weights that were pruned: .990 of the value '
+                      "after 100 steps, at momentum 1e-4. Set ema_type='slak_mm.SparseExponentialMovingAverage' in EMAHook.",
+                      'current', logging.WARNING)
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         skipped = getattr(optimizer, 'found_inf', None)  # GradScaler leaves it to a fused optimizer to skip, inside `step`

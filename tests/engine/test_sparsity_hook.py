@@ -2,6 +2,8 @@
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
@@ -44,21 +46,42 @@ def sparsify(model):
     return model
 
 
-def build(work_dir, model=None, hooks=(dict(interval=2), ), iters=8, resume=None, accumulate=1, shuffle=True):
+@OPTIM_WRAPPERS.register_module(force=True)
+class ScalerWrapper(OptimWrapper):
+    """mmengine's AmpOptimWrapper, which needs an accelerator, in fp32 on the CPU; the loss overflows in some iterations."""
+
+    def __init__(self, overflows, **kwargs):
+        super().__init__(**kwargs)
+        self.overflows, self.scaler = overflows, torch.amp.GradScaler('cpu')
+
+    def backward(self, loss):
+        self.scaler.scale(loss * (float('inf') if self._inner_count in self.overflows else 1)).backward()
+        self._inner_count += 1
+
+    def step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def build(work_dir, model=None, hooks=(dict(interval=2), ), iters=8, resume=None, accumulate=1, shuffle=True, ema=None, save=4,
+          optim_wrapper=dict(type='OptimWrapper'), optimizer=dict(type='AdamW', lr=1e-2), **kwargs):
+    """``hooks`` are options of SparsityHook; ``ema``, those of EMAHook; ``kwargs``, those of the Runner."""
     return Runner(
         model=model or Model(),
         work_dir=str(work_dir),
         train_dataloader=dict(batch_size=4, num_workers=0, dataset=Data(), collate_fn=dict(type='default_collate'),
                               sampler=dict(type='InfiniteSampler', shuffle=shuffle)),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2), accumulative_counts=accumulate),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False), logger=None),
-        custom_hooks=[dict(type='slak_mm.SparsityHook', **hook) for hook in hooks],
+        optim_wrapper=dict(optim_wrapper, optimizer=optimizer, accumulative_counts=accumulate),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=save, by_epoch=False), logger=None),
+        custom_hooks=[dict(type='slak_mm.SparsityHook', **hook) for hook in hooks]
+        + ([] if ema is None else [dict(type='EMAHook', priority='ABOVE_NORMAL', **ema)]),
         randomness=dict(seed=0),
         load_from=resume,
         resume=resume is not None,
         experiment_name=f'test_{id(work_dir)}_{torch.randint(10**9, (1, )).item()}',
-        default_scope='mmengine')
+        default_scope='mmengine',
+        **kwargs)
 
 
 def run(*args, **kwargs):
@@ -120,22 +143,50 @@ def test_steps_are_counted_under_accumulation(tmp_path):
     assert sparsity.steps == 3 and sparsity.schedule.total_steps == 3
 
 
+def assert_same(a, b, where=''):
+    """Everything in two checkpoints is equal bit for bit, but for the logs."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - {'meta', 'message_hub'}:
+            assert_same(a[key], b[key], f'{where}.{key}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b)):
+            assert_same(*pair, f'{where}.{i}')
+    else:
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b, where
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
 @pytest.mark.parametrize('grow', ['random', 'gradient', 'momentum', None])
-def test_resumed_equals_unbroken(tmp_path, grow):
-    # in fixed order and without noise: mmengine does not save the position in the data, nor the RNG
-    options = dict(hooks=[dict(init='erk', interval=3, grow=grow)], shuffle=False)
-    whole = run(tmp_path / 'whole', Model(0), **options)
-    resumed = run(tmp_path / 'broken', Model(0), **options, resume=str(tmp_path / 'whole/iter_4.pth'))
-    ours, theirs = (torch.load(tmp_path / name / 'iter_8.pth', weights_only=True) for name in ('whole', 'broken'))
-    for name, value in theirs['state_dict'].items():
-        assert torch.equal(value, ours['state_dict'][name]), name
-    for i, state in theirs['optimizer']['state'].items():
-        for name, value in state.items():
-            assert torch.equal(value, ours['optimizer']['state'][i][name])
-    for name, entry in theirs['sparsity']['masks'].items():
-        bits = ours['sparsity']['masks'][name]['bits']
-        assert torch.equal(entry['bits'], bits) if entry['bits'] is not None else bits is None
-    assert hook(whole).sparsity.steps == hook(resumed).sparsity.steps == 8
+def test_broken_at_any_step_and_resumed_equals_unbroken(tmp_path, grow, accumulate):
+    # in fixed order and without noise: mmengine does not save the RNG
+    options = dict(hooks=[dict(init='erk', interval=2, grow=grow)], shuffle=False, iters=8 * accumulate, save=accumulate,
+                   ema=dict(ema_type='slak_mm.SparseExponentialMovingAverage', momentum=.1, update_buffers=True),
+                   accumulate=accumulate)
+    run(tmp_path / 'whole', Model(0), **options)
+    files = [f'iter_{accumulate * step}.pth' for step in range(1, 9)]
+    whole = torch.load(tmp_path / 'whole' / files[-1], weights_only=True)
+    assert whole['sparsity']['steps'] == 8 and not torch.equal(whole['state_dict']['fc1.weight'],
+                                                               whole['ema_state_dict']['module.fc1.weight'])
+    for file in files[:-1]:
+        run(tmp_path / file, Model(0), **options, resume=str(tmp_path / 'whole' / file))
+        assert_same(torch.load(tmp_path / file / files[-1], weights_only=True), whole, file)
+
+
+@pytest.mark.parametrize('fused', [False, True])  # a fused optimizer is called, and skips by itself
+def test_a_step_that_grad_scaler_skips_changes_nothing(tmp_path, fused):
+    runner = build(tmp_path, hooks=[dict(init='uniform', interval=1)], iters=6, save=1,
+                   ema=dict(ema_type='slak_mm.SparseExponentialMovingAverage'),
+                   optim_wrapper=dict(type='ScalerWrapper', overflows=(2, 5)), optimizer=dict(type='AdamW', lr=1e-2, fused=fused))
+    runner.train()
+    saved = [torch.load(tmp_path / f'iter_{i + 1}.pth', weights_only=True) for i in range(6)]
+    assert [checkpoint['sparsity']['steps'] for checkpoint in saved] == [1, 2, 2, 3, 4, 4]
+    for i in (2, 5):
+        assert_same(saved[i]['sparsity'], saved[i - 1]['sparsity'])
+        for weights, name in (('state_dict', 'fc1.weight'), ('ema_state_dict', 'module.fc1.weight')):
+            stepped, before, after = (saved[j][weights][name] for j in (i - 2, i - 1, i))
+            assert torch.equal(before, after) and not torch.equal(stepped, before)
 
 
 def test_resume_without_masks_is_refused(tmp_path):

@@ -1,0 +1,24 @@
+_base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='slak_mm.SLaK',
+        arch='tiny',
+        drop_path_rate=0.4,
+        layer_scale_init_value=1.0,
+        out_indices=(0, 1, 2, 3),
+        gap_before_final_norm=False),
+    neck=dict(in_channels=[124, 249, 499, 998]),
+    roi_head=dict(bbox_head=[
+        dict(
+            head,
+            type='ConvFCBBoxHead',
+            num_shared_convs=4,
+            num_shared_fcs=1,
+            conv_out_channels=256,
+            norm_cfg=dict(type='SyncBN', requires_grad=True),
+            reg_class_agnostic=False,
+            reg_decoded_bbox=True,
+            loss_bbox=dict(type='GIoULoss', loss_weight=10.0)) for head in _base_.model.roi_head.bbox_head
+    ]))

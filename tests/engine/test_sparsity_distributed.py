@@ -1,0 +1,89 @@
+"""SparsityHook in two processes: the same masks on both, and no traffic beside DDP's."""
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from test_sparsity_hook import build, hook
+
+RUNS = dict(dense=None, random=dict(grow='random'), gradient=dict(grow='gradient'), momentum=dict(grow='momentum'))
+STEPS = 7
+
+
+class Recorder(Hook):
+    """After each iteration: all masks, and how many collective calls the process has made."""
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.calls, self.masks = [], []
+
+    def before_train(self, runner):
+        # the group's own counter: it sees the calls of DDP's C++ too
+        self.group = torch.distributed.distributed_c10d._get_default_group()
+        self.record(runner)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        self.record(runner)
+
+    def record(self, runner):
+        self.calls.append(self.group._get_sequence_number_for_group())
+        sparsity = [h.sparsity for h in runner.hooks if type(h).__name__ == 'SparsityHook']
+        self.masks.append([s.masks.state_dict() for s in sparsity])
+
+
+def work(rank, folder):
+    os.environ['LOCAL_RANK'] = str(rank)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    results = {}
+    for name, options in RUNS.items():
+        runner = build(
+            f'{folder}/{rank}', hooks=[] if options is None else [dict(options, interval=2)], iters=STEPS, launcher='pytorch',
+            cfg=dict(model_wrapper_cfg=dict(device_ids=None, broadcast_buffers=False)),
+            ema=options and dict(ema_type='slak_mm.SparseExponentialMovingAverage', momentum=.1))
+        recorder = Recorder()
+        runner.register_hook(recorder)
+        runner.train()
+        average = [h.ema_model.state_dict() for h in runner.hooks if type(h).__name__ == 'EMAHook']
+        results[name] = dict(calls=recorder.calls, masks=recorder.masks, order=runner.model.module.order, average=average,
+                             weights={name: param.detach() for name, param in runner.model.module.named_parameters()},
+                             nonzero=options and hook(runner).sparsity.masks.nonzero)
+    torch.save(results, f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('ranks')
+    torch.multiprocessing.spawn(work, (str(folder), ), nprocs=2)
+    return [torch.load(Path(folder, f'{rank}.pth'), weights_only=True) for rank in range(2)]
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+@pytest.mark.parametrize('name', list(RUNS)[1:])
+def test_masks_weights_and_average_are_the_same_on_both(results, name):
+    ours, theirs = (result[name] for result in results)
+    assert ours['order'] != theirs['order']  # other data
+    assert len(ours['masks']) == 1 + STEPS
+    for step, pair in enumerate(zip(ours['masks'], theirs['masks'])):
+        assert same(*pair), step
+    changed = [not same(*pair) for pair in zip(ours['masks'], ours['masks'][1:])]
+    assert changed == [False, True] * (STEPS // 2) + [False]  # after steps 2, 4 and 6, none after the last
+    assert same(ours['weights'], theirs['weights']) and ours['nonzero'] == theirs['nonzero'] == round(.6 * (8 * 16 + 16 * 2))
+    for average in zip(ours['average'], theirs['average'], strict=True):
+        # batch statistics are each rank's own in mmengine
+        assert same(*({key: value for key, value in half.items() if '.bn.running' not in key} for half in average))
+
+
+@pytest.mark.parametrize('name', list(RUNS)[1:])
+def test_no_collective_call_beside_those_of_dense_training(results, name):
+    for result in results:
+        dense, sparse = ([b - a for a, b in zip(run['calls'], run['calls'][1:])] for run in (result['dense'], result[name]))
+        assert sparse == dense and sum(dense) >= STEPS
