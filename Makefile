@@ -1,4 +1,6 @@
 PYTHON_VENV := .venv/bin/python
+# threads that wait sleep: on a busy machine spinning ones cost a factor of ten
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo demo-det test
 

@@ -1,4 +1,4 @@
-# A micro SLaK on the toy data of tools/make_toy_data.py: what `make demo-det` trains, in about four minutes on two CPU cores.
+# A micro SLaK on the toy data of tools/make_toy_data.py: what `make demo-det` trains, in about five minutes on two CPU cores.
 _base_ = [
     '_base_/models/cascade_mask_rcnn_slak.py',
     '_base_/datasets/coco_instance.py',

@@ -1,4 +1,6 @@
 """The ImageNet-1K configs against the recipes."""
+import copy
+import functools
 import importlib
 import math
 from pathlib import Path
@@ -33,11 +35,14 @@ PRETRAINING = {
 }
 
 
+@functools.cache
 def read(name):
     return Config.fromfile(ROOT / f'configs/slak_{name}_in1k.py')
 
 
-def build(cfg):
+@functools.cache
+def build(name):
+    cfg = read(name)
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
         return MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
 
@@ -64,14 +69,14 @@ def test_recipe(name):
     assert (ema.type, ema.ema_type, ema.momentum) == ('EMAHook', 'slak_mm.SparseExponentialMovingAverage', 1e-4)
     assert ema.update_buffers and ema.priority == 'ABOVE_NORMAL'  # before it is validated, after the masks
 
-    model = build(cfg)
+    model = build(name)
     assert model.head.in_channels == model.backbone.channels[-1] and model.head.num_classes == 1000
     assert model.backbone.stages[0][0].gamma.shape and cfg.model.backbone.get('layer_scale_init_value', 1e-6) == 1e-6
     total = sum(param.numel() for param in model.parameters())
     assert dense is None or total == dense
     masked = sum(param.numel() for param in maskable(model).values())
     kept = total - masked + round((1 - sparsity) * masked)
-    assert nonzero is None or kept / 1e6 == pytest.approx(nonzero, abs=.8), kept
+    assert nonzero is None or kept / 1e6 == pytest.approx(nonzero, abs=.6), kept
 
 
 def test_data():
@@ -94,7 +99,7 @@ def test_data():
 
 
 def test_each_batch_is_mixed_in_one_of_two_ways_with_equal_probability():
-    mixes = build(read('t_300e')).data_preprocessor.batch_augments
+    mixes = build('t_300e').data_preprocessor.batch_augments
     assert [(type(mix).__name__, mix.alpha) for mix in mixes.augments] == [('Mixup', .8), ('CutMix', 1.)]
     assert mixes.probs is None and BATCH_AUGMENTS.get('Mixup') is type(mixes.augments[0])
 
@@ -102,7 +107,7 @@ def test_each_batch_is_mixed_in_one_of_two_ways_with_equal_probability():
 @pytest.mark.parametrize('name', ['t_300e', 'b_300e'])
 def test_weight_decay_of_each_parameter(name):
     cfg = read(name)
-    model = build(cfg)
+    model = build(name)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {param: name for name, param in model.named_parameters()}
     seen = {param: group for group in optimizer.param_groups for param in group['params']}
@@ -148,7 +153,7 @@ def test_a_run_may_be_shorter_than_its_warmup(name):
 
 def test_automatic_scaling_counts_accumulation(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    cfg = read('t_300e')
+    cfg = copy.deepcopy(read('t_300e'))
     importlib.import_module('train').set_auto_scale_lr(cfg)
     # mmengine multiplies lr by (GPUs x batch_size) / base_batch_size
     assert 4 * 128 / cfg.auto_scale_lr.base_batch_size == 1 and cfg.auto_scale_lr.enable
@@ -169,7 +174,7 @@ def test_fine_tuning_at_384():
     assert train[1].scale == 384 and (test[1].type, test[1].scale, test[1].interpolation) == ('Resize', 384, 'bicubic')
     assert cfg.val_dataloader.dataset.pipeline == test and not TRANSFORMS.build(dict(test[1])).keep_ratio
 
-    model = build(cfg)
+    model = build('b_384')
     assert model.head.in_channels == 1331 and model.data_preprocessor.batch_augments is None
     names = {param: name for name, param in model.named_parameters()}
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups

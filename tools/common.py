@@ -11,6 +11,7 @@ import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 
 from slak_mm.checkpoint import SCHEME, CheckpointError  # noqa: E402
+from slak_mm.data.checks import DataError, check_detection_data  # noqa: E402
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -52,9 +53,18 @@ def source(checkpoint: str) -> str:
     return checkpoint if '://' in checkpoint and not checkpoint.startswith('http') else SCHEME + checkpoint
 
 
+def check_data(cfg: Config, *splits: str) -> None:
+    """Raises ``DataError`` for annotations that mmdet would pass over in silence."""
+    if cfg.get('default_scope') == 'mmdet':
+        for split in splits:
+            loader = cfg.get(f'{split}_dataloader')
+            if loader:
+                check_detection_data(loader.dataset)
+
+
 def run(main) -> None:
     """Runs a tool; a file that cannot be loaded ends it with one line, not with a traceback."""
     try:
         main()
-    except CheckpointError as error:
+    except (CheckpointError, DataError) as error:
         sys.exit(f'error: {error}')

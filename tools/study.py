@@ -56,8 +56,8 @@ VARIANTS = (
 def reachable(kernel_sizes: Sequence[int], image_size: int) -> List[int]:
     """The kernel of each stage without the taps that meet nothing but padding: at most 2R - 1 on a map of R x R.
 
-    SLaK slices these off, so the model computes the same; here they are not even made, or a part of the non-zero parameters that
-    are compared would have no effect.
+    SLaK slices these off, so the stripes compute the same; here they are not even made, or else some of the non-zero parameters
+    that are compared would have no effect.
     """
     maps = [image_size // 2**(stage + 2) for stage in range(4)]
     return [max(min(kernel, 2 * size - 1), SMALL_KERNEL_SIZE) for kernel, size in zip(kernel_sizes, maps)]

@@ -14,7 +14,7 @@ from slak_mm.models import SLaK
 
 TTA_MODELS = dict(
     mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
-    mmdet=dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    mmdet=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     mmseg=dict(type='mmseg.SegTTAModel'))
 
 
@@ -88,6 +88,7 @@ def set_tta(cfg: Config) -> None:
 def main():
     args = parse_args()
     cfg = common.load_config(args)
+    common.check_data(cfg, 'test')
     cfg.load_from = common.source(args.checkpoint)
     cfg.resume = False
     if args.show_dir:

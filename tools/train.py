@@ -60,6 +60,7 @@ def set_pretrained(cfg: Config, pretrained: str) -> None:
 def main():
     args = parse_args()
     cfg = common.load_config(args)
+    common.check_data(cfg, 'train', 'val')
     if args.amp:
         set_amp(cfg)
     if args.auto_scale_lr:

@@ -51,8 +51,8 @@ class SparseExponentialMovingAverage(ExponentialMovingAverage):
             masks = self._sparsity.masks
             averages = {name: self.avg_parameters[name] for name in masks.active}
             for name, average in averages.items():
-                # the average of w and w is w; where the mask is 0, w is 0 as well
-                average.copy_(torch.where(average == 0, masks.params[name].to(average.device), average))
+                # w where the average is 0: then w and w average to w; and where the mask is 0, so is w
+                average.add_(masks.params[name].to(average.device) * (average == 0))
             super().update_parameters(model)
             for name, average in averages.items():
                 average.mul_(masks.active[name].to(average.device))

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
@@ -155,14 +156,20 @@ class SparsityHook(Hook):
         checkpoint[CHECKPOINT_KEY] = self.sparsity.state_dict()
 
     def _initialize_by_snip(self, runner, model: nn.Module, seed: int) -> None:
-        """On one batch, in fp32 and without mixup; leaves the data order, every RNG and every buffer as they were."""
+        """On one batch, in fp32, without mixup, dropout and drop path; leaves the data order, every RNG and every buffer as is.
+
+        In a small batch, drop path can drop a block for all images: without a score, it would stay empty for the whole run.
+        """
         loader = runner.train_dataloader
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         with _separate_rng(seed + get_rank()), torch.autocast(next(model.parameters()).device.type, enabled=False):
             indices = torch.randperm(len(loader.dataset))[:batch_size].tolist()
             data = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in indices]), training=False)
-            model.train()
+            model.eval()
+            for module in model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train()
             self.sparsity.initialize(lambda: model.parse_losses(model._run_forward(data, mode='loss'))[0])
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])

@@ -138,6 +138,17 @@ def test_snip_leaves_data_order_rng_and_buffers(tmp_path):
     assert orders[0] == orders[1] and torch.equal(*states) and norms == [1, 1]
 
 
+def test_snip_does_not_lose_what_dropout_drops(tmp_path):
+    model = Model()
+    model.bn = nn.Sequential(nn.BatchNorm1d(16), nn.Dropout(1.))  # all of it, as drop path may in a small batch
+    runner = build(tmp_path, model, [dict(init='snip')], iters=1)
+    model.register_forward_pre_hook(lambda *_: seen.append([model.bn[0].training, model.bn[1].training]))
+    seen = []
+    runner.train()
+    assert seen == [[True, False], [True, True]]  # for SNIP, then in training
+    assert all(hook(runner).sparsity.masks.counts().values())
+
+
 def test_steps_are_counted_under_accumulation(tmp_path):
     sparsity = hook(run(tmp_path, hooks=[dict(init='uniform', interval=1)], iters=8, accumulate=3)).sparsity
     assert sparsity.steps == 3 and sparsity.schedule.total_steps == 3

@@ -97,6 +97,7 @@ def trained(micro, data, tmp_path_factory):
 def test_train(trained):
     work_dir, log = trained
     assert '(60.00%)' in log and 'adapted every 100 of 2 steps' in log and 'accuracy/top1:' in log and 'accuracy/top1_origin:' in log
+    assert Config.fromfile(work_dir / 'micro.py').train_dataloader.collate_fn.type == 'default_collate'  # as mmpretrain's own tool
     saved = assert_sparse(work_dir / 'epoch_1.pth')
     assert saved['sparsity']['steps'] == 2 and saved['ema_state_dict']['steps'] == 3  # it starts from the initial weights
 
@@ -113,7 +114,7 @@ def test_resume_and_test(micro, data, trained, tmp_path):
         log = tool('test.py', micro, work_dir / 'epoch_2.pth', '--out', out, *flags, '--work-dir', tmp_path, *options(data))
         assert 'accuracy/top1:' in log and 'top1_origin' not in log
         scores.append(np.stack([result['pred_score'] for result in pickle.loads(out.read_bytes())]))
-    np.testing.assert_allclose(*scores, rtol=.05)
+    assert np.corrcoef(*map(np.ravel, scores))[0, 1] > .9  # not more, since the second are averaged over flipped images
 
 
 def test_only_batch_norms_train_while_they_are_recalibrated(monkeypatch):

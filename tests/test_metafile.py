@@ -1,0 +1,42 @@
+"""model-index.yml and configs/metafile.yml against the configs, both ways."""
+from pathlib import Path
+
+import pytest
+from mmengine import Config
+from mmengine.config.utils import _get_cfg_metainfo
+from mmengine.fileio import load
+
+import slak_mm
+
+ROOT = Path(__file__).parents[1]
+FILES = [load(ROOT / file) for file in load(ROOT / 'model-index.yml')['Import']]
+MODELS = {model['Name']: model for file in FILES for model in file['Models']}
+
+
+def test_each_config_is_listed_and_each_listed_one_exists():
+    configs = {path.stem for path in (ROOT / 'configs').glob('*.py') if '_toy_' not in path.stem}
+    assert MODELS.keys() == configs
+    assert sum(len(file['Models']) for file in FILES) == len(MODELS)
+    assert all(model['Config'] == f'configs/{name}.py' for name, model in MODELS.items())
+
+
+def test_numbers_are_marked_as_the_papers():
+    assert "are the paper's" in (ROOT / 'configs/metafile.yml').read_text().splitlines()[0]
+    for model in MODELS.values():
+        reported = any('Metrics' in result for result in model['Results'])
+        assert model['Metadata']['Results From'].startswith('paper, Table' if reported else 'none'), model['Name']
+
+
+def test_the_fields_that_mim_reads():
+    collections = {collection['Name'] for file in FILES for collection in file['Collections']}
+    for model in MODELS.values():
+        assert model['In Collection'] in collections
+        assert model['Metadata']['Training Data'] and all(result['Task'] and result['Dataset'] for result in model['Results'])
+    assert all((ROOT / collection['README']).exists() for file in FILES for collection in file['Collections'])
+
+
+@pytest.mark.parametrize('name', ['upernet_slak_t_80k_ade20k', 'faster_rcnn_slak_t_36e_voc07', 'slak_b_384_in1k'])
+def test_mmengine_finds_it_and_the_length_is_right(name):
+    metadata = _get_cfg_metainfo(str(Path(slak_mm.__file__).parent), f'{name}.py')['Metadata']
+    train_cfg = Config.fromfile(ROOT / MODELS[name]['Config']).train_cfg
+    assert metadata.get('Epochs', metadata.get('Iterations')) == train_cfg.get('max_epochs', train_cfg.get('max_iters'))

@@ -1,0 +1,87 @@
+"""tools/study.py, shrunk: it ends, says the same twice, and compares what it claims to compare."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DENSE, SPARSE = ('51, dense', '7, dense'), ('51, sparse, static', '51, sparse, dynamic (random)', '51, sparse, dynamic (gradient)',
+                                            '7, sparse, dynamic (random)')
+
+
+def study(out):
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', ROOT / 'tools/study.py', '--out', out, '--seeds', '2', '--epochs', '1', '--image-size', '64',
+         '--train-images', '275', '--test-images', '30', '--channels', '4', '4', '8', '8'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def studied(tmp_path_factory):
+    out = tmp_path_factory.mktemp('study')
+    printed = study(out)
+    return out, printed, json.loads((out / 'study.json').read_text())
+
+
+def test_the_same_command_gives_the_same_numbers(studied, tmp_path):
+    out, _, _ = studied
+    study(tmp_path)
+    assert (tmp_path / 'study.json').read_bytes() == (out / 'study.json').read_bytes()
+
+
+def test_every_variant_runs_from_every_seed(studied):
+    out, _, result = studied
+    assert sorted((run['variant'], run['seed']) for run in result['runs']) == sorted((v, s) for v in DENSE + SPARSE for s in range(2))
+    assert (out / 'study.png').stat().st_size > 10_000
+
+
+def test_table_and_json_agree(studied):
+    out, printed, result = studied
+    markdown = (out / 'study.md').read_text()
+    assert markdown in printed
+    rows = {cells[1]: cells[2:] for cells in ([cell.strip() for cell in line.split('|')] for line in markdown.splitlines()[2:])}
+    assert set(rows) == set(DENSE + SPARSE)
+    runs = {name: [run for run in result['runs'] if run['variant'] == name] for name in rows}
+    reference = [run['accuracy'] for run in runs['51, sparse, dynamic (random)']]
+    for name, (nonzero, accuracy, difference, loss, _) in rows.items():
+        accuracies, losses = ([run[key] for run in runs[name]] for key in ('accuracy', 'loss'))
+        assert nonzero == f"{round(mean(run['nonzero'] for run in runs[name])):,}"
+        assert accuracy == f'{mean(accuracies):.2f} ± {stdev(accuracies):.2f}' and loss == f'{mean(losses):.4f} ± {stdev(losses):.4f}'
+        if name != '51, sparse, dynamic (random)':
+            differences = [mine - other for mine, other in zip(accuracies, reference)]
+            assert difference == f'{mean(differences):+.2f} ± {stdev(differences):.2f}'
+
+
+def test_sparse_models_have_equally_many_nonzero_parameters(studied):
+    _, _, result = studied
+    budget = result['settings']['nonzero']
+    for run in result['runs']:
+        if run['variant'] in SPARSE:
+            # what grew in a place without a gradient is still zero
+            assert 0.995 * budget <= run['nonzero'] <= budget
+        else:
+            assert run['nonzero'] > 2 * budget
+
+
+def test_stripes_without_unreachable_taps_compute_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import study as tool
+    import torch
+    trimmed = tool.Classifier(51, 64, (4, 4, 8, 8)).eval()
+    monkeypatch.setattr(tool, 'reachable', lambda kernel_sizes, image_size: kernel_sizes)
+    full = tool.Classifier(51, 64, (4, 4, 8, 8)).eval()
+    state = full.state_dict()
+    assert {tuple(p.shape[2:]) for name, p in state.items() if 'tall' in name and p.ndim == 4} == {(m, 3) for m in (51, 49, 47, 13)}
+    for name, small in trimmed.state_dict().items():
+        if small.shape == state[name].shape:
+            small.copy_(state[name])
+        else:
+            top, left = ((b - s) // 2 for b, s in zip(state[name].shape[2:], small.shape[2:]))
+            small.copy_(state[name][:, :, top:top + small.shape[2], left:left + small.shape[3]])
+    torch.nn.init.zeros_(full.backbone.stages[3][0].large_kernel.small.bn.weight)  # stripes as short as it is leave no small branch
+    images = torch.randn(2, 1, 64, 64)
+    assert torch.allclose(trimmed(images), full(images), atol=1e-6)
