@@ -45,11 +45,12 @@ class SparsityHook(Hook):
 
     - Pre-training: the defaults are the paper's.
     - Sparse fine-tuning: ``init='checkpoint', grow=None`` keeps each zero of the loaded weights at zero.
+    - With EMA: ``EMAHook(ema_type='slak_mm.SparseExponentialMovingAverage', ...)``, which gets its masks from here.
 
     Args:
         sparsity (float): Share of the maskable weights that is zero. Not used with ``init='checkpoint'``. Defaults to 0.4.
         init (str): How sparse each layer is: ``'snip'``, ``'erk'``, ``'uniform'``, or ``'checkpoint'``: the masks are where the
-            loaded weights are not zero; a layer without zeros stays dense. Defaults to 'snip'.
+            loaded weights are not zero; a layer with hardly a zero stays dense. Defaults to 'snip'.
         prune (str): ``'magnitude'`` or ``'set'``. Defaults to 'magnitude'.
         grow (str, optional): ``'random'``, ``'gradient'``, ``'momentum'``, or None for masks that never change. Defaults to 'random'.
         interval (int): Optimizer steps between two adaptations. Defaults to 100.

@@ -114,10 +114,11 @@ def snip_scores(
 def from_weights(params: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor | None]:
     """The masks of a sparse checkpoint: weights != 0.
 
-    Dense (None) is a layer without a zero, and one of zeros alone: that is not sparse but just initialized.
+    Dense (None) is a layer at density .99 or more, as anywhere here: among a million random weights a few are zero by chance. So is
+    one of zeros alone: that is not sparse but just initialized.
     """
     masks = {name: p.detach() != 0 for name, p in params.items()}
-    return {name: None if mask.all() or not mask.any() else mask for name, mask in masks.items()}
+    return {name: mask if 0 < mask.count_nonzero() < DENSE * mask.numel() else None for name, mask in masks.items()}
 
 
 def draw(shapes: Mapping[str, torch.Size], counts: Mapping[str, int], seed: int) -> dict[str, torch.Tensor | None]:

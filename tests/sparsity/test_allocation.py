@@ -268,7 +268,8 @@ def test_from_weights_takes_the_zeros():
         'sparse': nn.Parameter(torch.tensor([[0., 1.], [-2., 0.]])),
         'dense': nn.Parameter(torch.ones(2, 2)),
         'zero_init': nn.Parameter(torch.zeros(2, 2)),
+        'zero_by_chance': nn.Parameter(torch.arange(200.).view(10, 20)),
     }
     masks = from_weights(params)
     assert masks['sparse'].tolist() == [[False, True], [True, False]]
-    assert masks['dense'] is None and masks['zero_init'] is None
+    assert masks['dense'] is None and masks['zero_init'] is None and masks['zero_by_chance'] is None
