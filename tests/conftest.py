@@ -2,11 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
 
 DATA = Path(__file__).parent / 'data'
 MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope():
+    """A Runner leaves its default scope behind, in which the next test would build."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture
