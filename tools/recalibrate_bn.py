@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from slak_mm.checkpoint import CheckpointError
+
 
 class OnlyNormsTrain(nn.Module):
     """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and drop path and dropout stay off."""
@@ -54,7 +56,10 @@ def main():
     set_random_seed(0)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # as the Runner does
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    checkpoint = load_checkpoint(model, common.source(args.checkpoint), map_location='cpu', strict=True)
+    try:
+        checkpoint = load_checkpoint(model, common.source(args.checkpoint), map_location='cpu', strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f'{args.checkpoint} does not fit {args.config}: {error}') from error
     model.to(get_device())
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     num_iters = min(args.num_iters or len(loader), len(loader))

@@ -14,6 +14,9 @@ from .schedule import Schedule
 
 INIT = ('snip', 'erk', 'uniform', 'checkpoint')
 
+# a weight of zero whose gradient and moments are zero stays zero in these (not in any subclass)
+KEEP_ZEROS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+
 logger = logging.getLogger(__name__)
 
 
@@ -162,7 +165,8 @@ class DynamicSparsity:
         self._require_masks()
         keep_moments = self.config['keep_moments']
         self.steps += 1
-        self.masks.apply_(None if keep_moments or self._gradients_masked else optimizer)
+        if not self._gradients_masked or type(optimizer) not in KEEP_ZEROS:
+            self.masks.apply_(None if keep_moments or self._gradients_masked else optimizer)
         adapt = self.config['grow'] is not None and self.schedule.due(self.steps)
         if adapt:
             self._adapt(optimizer)
