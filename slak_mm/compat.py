@@ -15,6 +15,11 @@ from . import torchvision_cpu
 HAS_ALLOW_LIST = digit_version(torch.__version__) >= digit_version('2.6.0')
 
 
+def is_compiling() -> bool:
+    """Whether torch.compile or torch.export is tracing the code; False before torch 2.1."""
+    return hasattr(torch, 'compiler') and hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
+
+
 def _statistics_method(owner: type, name: str):
     """Stands in for ``getattr`` in mmengine's own checkpoints, which only ever ask for ``HistoryBuffer.mean`` and the like."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):

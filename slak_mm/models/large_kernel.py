@@ -2,13 +2,13 @@ from functools import reduce
 from operator import add
 from typing import Dict, Tuple
 
+import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from .ops import depthwise_conv2d
+from .ops import large_kernel_branches, large_kernel_conv2d, merge
 
 FORMS = ('decomposed', 'reparam', 'naive')
 
@@ -46,15 +46,9 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
     return shapes
 
 
-class DepthwiseConv2d(nn.Conv2d):
-    """Depthwise ``nn.Conv2d``, stride 1, output as large as the input; see :func:`~slak_mm.models.ops.depthwise_conv2d`."""
-
-    def __init__(self, channels: int, kernel_size: Tuple[int, int], bias: bool = False):
-        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
-        super().__init__(channels, channels, kernel_size, padding=padding, groups=channels, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv2d(x, self.weight, self.bias)
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone waits for the module to be called, so that its function alone would not do."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 class DepthwiseConvBN(nn.Module):
@@ -62,27 +56,41 @@ class DepthwiseConvBN(nn.Module):
 
     def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False):
         super().__init__()
-        self.conv = DepthwiseConv2d(channels, kernel_size, bias=deploy)
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+        self.conv = nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=deploy)
         self.bn = None if deploy else build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         return x if self.bn is None else self.bn(x)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether the branch is one convolution: it has no norm, or a batch norm that normalises by its running statistics."""
+        return self.bn is None or isinstance(self.bn, _BatchNorm) and not self.bn.training and self.bn.track_running_stats
+
+    def folded(self) -> Tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that the branch is with running statistics."""
+        bn = self.bn
+        if bn is None:
+            return self.conv.weight, self.conv.bias
+        if not isinstance(bn, _BatchNorm):
+            raise TypeError(f'{type(bn).__name__} cannot be folded into a convolution, only batch norms can; leave the model as it is.')
+        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+        return self.conv.weight * scale[:, None, None, None], bn.bias - bn.running_mean * scale
+
     def fuse(self) -> None:
         """Folds the batch norm's running statistics into the convolution. Done already: nothing happens."""
-        if self.bn is None:
-            return
-        bn = self.bn
-        self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, None, bn.running_mean, bn.running_var, bn.eps,
-                                                                bn.weight, bn.bias)
-        self.bn = None
+        if self.bn is not None:
+            self.conv.weight, self.conv.bias = (nn.Parameter(tensor.detach()) for tensor in self.folded())
+            self.bn = None
 
 
 class LargeKernel(nn.Module):
     """A large-kernel layer: the sum of parallel depthwise convolutions, each followed by its own batch norm.
 
-    The normalisation before the sum is what makes large kernels trainable (paper, section 4.1).
+    The normalisation before the sum is what makes large kernels trainable (paper, section 4.1). Where it is linear (batch norms
+    frozen, in evaluation, or merged) the layer is one call of :func:`~slak_mm.models.ops.large_kernel_conv2d`.
 
     Args:
         channels (int): Number of channels, C.
@@ -101,7 +109,14 @@ class LargeKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        return reduce(add, (branch(x) for branch in self.children()))
+        branches = list(self.children())
+        if any(has_hooks(module) for branch in branches for module in branch.modules()):
+            return reduce(add, (branch(x) for branch in branches))
+        if all(branch.is_linear for branch in branches):
+            weights, biases = zip(*(branch.folded() for branch in branches))
+            return large_kernel_conv2d(x, weights, sum(biases))
+        outs = large_kernel_branches(x, [branch.conv.weight for branch in branches])
+        return reduce(add, (branch.bn(out) for branch, out in zip(branches, outs)))
 
     def switch_to_deploy(self) -> None:
         """Folds each batch norm and adds the small kernel into the centre of the first large one: outputs stay equal."""
@@ -110,7 +125,6 @@ class LargeKernel(nn.Module):
         if not hasattr(self, 'small'):
             return
         small, large = self.small.conv, next(self.children()).conv
-        pad_h, pad_w = ((b - s) // 2 for b, s in zip(large.kernel_size, small.kernel_size))
-        large.weight.data += F.pad(small.weight.data, (pad_w, pad_w, pad_h, pad_h))
+        large.weight.data, = merge([large.weight.data, small.weight.data])
         large.bias.data += small.bias.data
         del self.small

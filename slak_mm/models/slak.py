@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import adapt_state_dict
+from ..compat import is_compiling
 from ..registry import MODELS, register
-from .large_kernel import LargeKernel
+from .large_kernel import LargeKernel, has_hooks
+from .ops import scaled_mlp
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
 
@@ -67,11 +69,17 @@ class SLaKBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
     def _forward(self, x: Tensor) -> Tensor:
-        out = self.large_kernel(x).permute(0, 2, 3, 1)
-        out = self.pwconv2(self.act(self.pwconv1(self.norm(out))))
-        if self.gamma is not None:
-            out = out * self.gamma
+        out = self._mlp(self.norm(self.large_kernel(x).permute(0, 2, 3, 1)))
         return x + self.drop_path(out.permute(0, 3, 1, 2))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        # a compiler or an exporter wants the plain operators, and a layer that was replaced or hooked wants to be called
+        layers = (self.pwconv1, nn.Linear), (self.act, nn.GELU), (self.pwconv2, nn.Linear)
+        plain = all(type(layer) is kind and not has_hooks(layer) for layer, kind in layers)
+        if plain and not (is_compiling() or torch.jit.is_tracing()):
+            return scaled_mlp(x, self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias, self.gamma)
+        x = self.pwconv2(self.act(self.pwconv1(x)))
+        return x if self.gamma is None else x * self.gamma
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""

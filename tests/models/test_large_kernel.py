@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slak_mm.models.large_kernel import FORMS, LargeKernel, branch_shapes
-from slak_mm.models.ops import depthwise_conv2d
+from slak_mm.models.ops import large_kernel_conv2d
 
 odd = st.integers(0, 9).map(lambda i: 2 * i + 1)
 
@@ -22,7 +22,7 @@ def test_depthwise_conv2d_equals_the_plain_convolution(size, kernel, bias):
     weight = torch.randn(3, 1, *kernel, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64) if bias else None
     plain = F.conv2d(x, weight, bias, padding=(kernel[0] // 2, kernel[1] // 2), groups=3)
-    ours = depthwise_conv2d(x, weight, bias)
+    ours = large_kernel_conv2d(x, [weight], bias)
     torch.testing.assert_close(ours, plain)
     upstream = torch.randn_like(plain)
     for a, b in zip(torch.autograd.grad(ours, (x, weight), upstream), torch.autograd.grad(plain, (x, weight), upstream)):

@@ -38,11 +38,14 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 
 
 @jit
-def _add_stripe(acc, x_ptr, w_ptr, in_batch, r0, q0, R, Q, stride_r, stride_q, kr, kq, tap_r, tap_q, BATCH: tl.constexpr,
+def _add_stripe(acc, x_ptr, w_ptr, n0, c, r0, q0, N, C, R, Q, stride_r, stride_q, kr, kq, tap_r, tap_q, ROWS: tl.constexpr,
                 BLOCK_R: tl.constexpr, BLOCK_Q: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """acc (BATCH * BLOCK_R, BLOCK_Q) plus a convolution; x_ptr (BATCH,) to each image's plane, w_ptr to the channel's taps."""
-    r = r0 + tl.arange(0, BLOCK_R)
+    """acc (ROWS, BLOCK_Q) plus the convolution of channel c, rows from r0 of images from n0 on, with taps at w_ptr."""
+    p = tl.arange(0, ROWS)  # 2-D tiles: Triton before 3.3 cannot load 3-D ones for tl.dot
+    n = n0 + p // BLOCK_R
+    r = r0 + p % BLOCK_R - kr // 2
     q = q0 + tl.arange(0, BLOCK_Q)
+    x_ptr += (n.to(tl.int64) * C + c) * R * Q
     k_first = tl.maximum(q0 - kq // 2, 0) // 16 * 16
     k_blocks = (tl.minimum(q0 + BLOCK_Q + kq // 2, Q) - k_first + BLOCK_Q - 1) // BLOCK_Q
     d_first = tl.maximum(kr // 2 - (r0 + BLOCK_R - 1), 0)
@@ -50,12 +53,11 @@ def _add_stripe(acc, x_ptr, w_ptr, in_batch, r0, q0, R, Q, stride_r, stride_q, k
     for i in range(d_first * k_blocks, d_last * k_blocks):  # one loop over (d, k): Triton pipelines innermost loops only
         d = i // k_blocks
         k = k_first + i % k_blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
-        rows = r + d - kr // 2
-        inside = in_batch[:, None, None] & ((rows >= 0) & (rows < R))[None, :, None] & (k < Q)[None, None, :]
-        x = tl.load(x_ptr[:, None, None] + (rows[:, None] * stride_r + k[None, :] * stride_q)[None, :, :], mask=inside, other=0.)
+        inside = (n < N) & (r + d >= 0) & (r + d < R)
+        x = tl.load(x_ptr[:, None] + ((r + d)[:, None] * stride_r + k[None, :] * stride_q), mask=inside[:, None] & (k < Q)[None, :],
+                    other=0.)
         tap = k[:, None] - q[None, :] + kq // 2
         t = tl.load(w_ptr + (d * tap_r + tap * tap_q), mask=(tap >= 0) & (tap < kq), other=0.)
-        x = tl.reshape(x, (BATCH * BLOCK_R, BLOCK_Q))
         if UPCAST:
             x = x.to(tl.float32)
         acc = tl.dot(x, t.to(x.dtype), acc, input_precision=PRECISION)
@@ -63,65 +65,63 @@ def _add_stripe(acc, x_ptr, w_ptr, in_batch, r0, q0, R, Q, stride_r, stride_q, k
 
 
 @jit
-def _add_branch(acc, x_ptr, w_ptr, images, c, h0, w0, N, C, H, W, kh, kw, TALL: tl.constexpr, BATCH: tl.constexpr,
+def _add_branch(acc, x_ptr, w_ptr, n0, c, h0, w0, N, C, H, W, kh, kw, TALL: tl.constexpr, BATCH: tl.constexpr,
                 BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """acc (BATCH, BLOCK_H, BLOCK_W) plus the convolution of channel c of the given images (BATCH,) with one branch's kernel."""
-    x_ptr += (images.to(tl.int64) * C + c) * H * W
+    """acc (BATCH, BLOCK_H, BLOCK_W) plus the convolution of channel c of the images from n0 on with one branch's kernel."""
     w_ptr += c * kh * kw
     if TALL:
         acc = tl.reshape(tl.permute(acc, (0, 2, 1)), (BATCH * BLOCK_W, BLOCK_H))
-        acc = _add_stripe(acc, x_ptr, w_ptr, images < N, w0, h0, W, H, 1, W, kw, kh, 1, kw, BATCH, BLOCK_W, BLOCK_H, PRECISION, UPCAST)
+        acc = _add_stripe(acc, x_ptr, w_ptr, n0, c, w0, h0, N, C, W, H, 1, W, kw, kh, 1, kw, BATCH * BLOCK_W, BLOCK_W, BLOCK_H,
+                          PRECISION, UPCAST)
         return tl.permute(tl.reshape(acc, (BATCH, BLOCK_W, BLOCK_H)), (0, 2, 1))
     else:
         acc = tl.reshape(acc, (BATCH * BLOCK_H, BLOCK_W))
-        acc = _add_stripe(acc, x_ptr, w_ptr, images < N, h0, w0, H, W, W, 1, kh, kw, kw, 1, BATCH, BLOCK_H, BLOCK_W, PRECISION, UPCAST)
+        acc = _add_stripe(acc, x_ptr, w_ptr, n0, c, h0, w0, N, C, H, W, W, 1, kh, kw, kw, 1, BATCH * BLOCK_H, BLOCK_H, BLOCK_W,
+                          PRECISION, UPCAST)
         return tl.reshape(acc, (BATCH, BLOCK_H, BLOCK_W))
 
 
 @jit
-def _store(y_ptr, acc, images, c, h0, w0, N, C, H, W, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+def _store(y_ptr, acc, n0, c, h0, w0, N, C, H, W, BATCH: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    n = n0 + tl.arange(0, BATCH)
     h = h0 + tl.arange(0, BLOCK_H)
     w = w0 + tl.arange(0, BLOCK_W)
-    planes = y_ptr + (images.to(tl.int64) * C + c) * H * W
-    inside = (images < N)[:, None, None] & (h < H)[None, :, None] & (w < W)[None, None, :]
-    tl.store(planes[:, None, None] + (h[:, None] * W + w[None, :])[None, :, :], acc.to(y_ptr.dtype.element_ty), mask=inside)
+    y_ptr += (n.to(tl.int64) * C + c)[:, None, None] * H * W + (h[:, None] * W + w[None, :])[None, :, :]
+    inside = (n < N)[:, None, None] & (h < H)[None, :, None] & (w < W)[None, None, :]
+    tl.store(y_ptr, acc.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @jit
-def _conv_kernel(x0_ptr, x1_ptr, x2_ptr, w0_ptr, w1_ptr, w2_ptr, y0_ptr, y1_ptr, y2_ptr, bias_ptr, N, C, H, width_in_vectors,
+def _conv_kernel(x0_ptr, x1_ptr, x2_ptr, w0_ptr, w1_ptr, w2_ptr, y0_ptr, y1_ptr, last_ptr, bias_ptr, N, C, H, width_in_vectors,
                  kh0, kw0, kh1, kw1, kh2, kw2, BRANCHES: tl.constexpr, SUM: tl.constexpr, BIAS: tl.constexpr, TALL0: tl.constexpr,
                  TALL1: tl.constexpr, TALL2: tl.constexpr, VECTOR: tl.constexpr, BATCH: tl.constexpr, BLOCK_H: tl.constexpr,
                  BLOCK_W: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """One tile of one channel of BATCH images, all branches. Grid: (tiles, C, N / BATCH)."""
+    """One tile of one channel of BATCH images: all branches, each to its own y, or (SUM) their sum to last.
+
+    Grid: (tiles, C, N / BATCH).
+    """
     W = width_in_vectors * VECTOR  # tells the compiler how rows are aligned
     tiles_w = (W + BLOCK_W - 1) // BLOCK_W
     h0 = tl.program_id(0) // tiles_w * BLOCK_H
     w0 = tl.program_id(0) % tiles_w * BLOCK_W
     c = tl.program_id(1)
-    images = tl.program_id(2) * BATCH + tl.arange(0, BATCH)
+    n0 = tl.program_id(2) * BATCH
     zeros = tl.full((BATCH, BLOCK_H, BLOCK_W), 0., tl.float32)
     acc = zeros
     if BIAS:
         acc += tl.load(bias_ptr + c).to(tl.float32)
-    acc = _add_branch(acc, x0_ptr, w0_ptr, images, c, h0, w0, N, C, H, W, kh0, kw0, TALL0, BATCH, BLOCK_H, BLOCK_W, PRECISION, UPCAST)
+    acc = _add_branch(acc, x0_ptr, w0_ptr, n0, c, h0, w0, N, C, H, W, kh0, kw0, TALL0, BATCH, BLOCK_H, BLOCK_W, PRECISION, UPCAST)
     if BRANCHES > 1:
         if not SUM:
-            _store(y0_ptr, acc, images, c, h0, w0, N, C, H, W, BLOCK_H, BLOCK_W)
+            _store(y0_ptr, acc, n0, c, h0, w0, N, C, H, W, BATCH, BLOCK_H, BLOCK_W)
             acc = zeros
-        acc = _add_branch(acc, x1_ptr, w1_ptr, images, c, h0, w0, N, C, H, W, kh1, kw1, TALL1, BATCH, BLOCK_H, BLOCK_W, PRECISION,
-                          UPCAST)
+        acc = _add_branch(acc, x1_ptr, w1_ptr, n0, c, h0, w0, N, C, H, W, kh1, kw1, TALL1, BATCH, BLOCK_H, BLOCK_W, PRECISION, UPCAST)
     if BRANCHES > 2:
         if not SUM:
-            _store(y1_ptr, acc, images, c, h0, w0, N, C, H, W, BLOCK_H, BLOCK_W)
+            _store(y1_ptr, acc, n0, c, h0, w0, N, C, H, W, BATCH, BLOCK_H, BLOCK_W)
             acc = zeros
-        acc = _add_branch(acc, x2_ptr, w2_ptr, images, c, h0, w0, N, C, H, W, kh2, kw2, TALL2, BATCH, BLOCK_H, BLOCK_W, PRECISION,
-                          UPCAST)
-    if SUM or BRANCHES == 1:
-        _store(y0_ptr, acc, images, c, h0, w0, N, C, H, W, BLOCK_H, BLOCK_W)
-    elif BRANCHES == 2:
-        _store(y1_ptr, acc, images, c, h0, w0, N, C, H, W, BLOCK_H, BLOCK_W)
-    else:
-        _store(y2_ptr, acc, images, c, h0, w0, N, C, H, W, BLOCK_H, BLOCK_W)
+        acc = _add_branch(acc, x2_ptr, w2_ptr, n0, c, h0, w0, N, C, H, W, kh2, kw2, TALL2, BATCH, BLOCK_H, BLOCK_W, PRECISION, UPCAST)
+    _store(last_ptr, acc, n0, c, h0, w0, N, C, H, W, BATCH, BLOCK_H, BLOCK_W)
 
 
 @jit
@@ -143,6 +143,7 @@ def _weight_kernel(x_ptr, g_ptr, sums_ptr, N, C, H, width_in_vectors, kh, kw, k_
     if k0 < tl.minimum(q0 + BLOCK_Q + kq // 2, Q):
         d = tl.program_id(0)
         c = tl.program_id(2)
+        p = tl.arange(0, BATCH * BLOCK_R)
         q = q0 + tl.arange(0, BLOCK_Q)
         k = k0 + tl.arange(0, BLOCK_Q)
         shift = d - kr // 2
@@ -150,19 +151,16 @@ def _weight_kernel(x_ptr, g_ptr, sums_ptr, N, C, H, width_in_vectors, kh, kw, k_
         r_blocks = (tl.minimum(R - shift, R) - r_first + BLOCK_R - 1) // BLOCK_R
         acc = tl.full((BLOCK_Q, BLOCK_Q), 0., tl.float32)
         for i in range(0, (N + BATCH - 1) // BATCH * r_blocks):
-            images = i // r_blocks * BATCH + tl.arange(0, BATCH)
-            r = r_first + i % r_blocks * BLOCK_R + tl.arange(0, BLOCK_R)
-            planes = ((images.to(tl.int64) * C + c) * H * W)[:, None, None]
-            inside = (images < N)[:, None, None] & ((r < R) & (r + shift < R))[None, :, None]
-            g = tl.load(g_ptr + planes + (r[:, None] * stride_r + q[None, :] * stride_q)[None, :, :],
-                        mask=inside & (q < Q)[None, None, :], other=0.)
-            x = tl.load(x_ptr + planes + ((r + shift)[:, None] * stride_r + k[None, :] * stride_q)[None, :, :],
-                        mask=inside & (k < Q)[None, None, :], other=0.)
-            g = tl.trans(tl.reshape(g, (BATCH * BLOCK_R, BLOCK_Q)))
-            x = tl.reshape(x, (BATCH * BLOCK_R, BLOCK_Q))
+            n = i // r_blocks * BATCH + p // BLOCK_R
+            r = r_first + i % r_blocks * BLOCK_R + p % BLOCK_R
+            planes = ((n.to(tl.int64) * C + c) * R * Q)[:, None]
+            inside = ((n < N) & (r < R) & (r + shift < R))[:, None]
+            g = tl.load(g_ptr + planes + (r[:, None] * stride_r + q[None, :] * stride_q), mask=inside & (q < Q)[None, :], other=0.)
+            x = tl.load(x_ptr + planes + ((r + shift)[:, None] * stride_r + k[None, :] * stride_q), mask=inside & (k < Q)[None, :],
+                        other=0.)
             if UPCAST:
                 x = x.to(tl.float32)
-            acc = tl.dot(g.to(x.dtype), x, acc, input_precision=PRECISION)
+            acc = tl.dot(tl.trans(g.to(x.dtype)), x, acc, input_precision=PRECISION)
         t = k[None, :] - q[:, None] + kq // 2
         sums_ptr += (c.to(tl.int64) * kr + d) * Q * kq
         tl.store(sums_ptr + (q[:, None] * kq + t), acc, mask=(q < Q)[:, None] & (k < Q)[None, :] & (t >= 0) & (t < kq))
@@ -199,18 +197,20 @@ def _precision(x: Tensor) -> str:
     return 'tf32' if tf32 and x.dtype == torch.float32 else 'ieee'
 
 
-def _tiles(x: Tensor) -> Tuple[int, int, dict]:
+def _tiles(x: Tensor, rows: int) -> Tuple[int, int, dict]:
     """Height and width of a tile for maps like x, and the launch options that do not depend on the kernel.
 
-    Edges are powers of two, from 16, the least that tl.dot takes. Images are stacked until a product has 128 rows. Products of
-    float32 in full precision run outside the tensor cores, with the operands in registers: tiles are smaller.
+    Edges are powers of two, from 16, the least that tl.dot takes. Images are stacked until a tile has ``rows`` rows. At most 128
+    registers let two programs of 8 warps share a multiprocessor, and two stages of float32 fit into 99 KB of shared memory.
+    Products of float32 in full precision run outside the tensor cores, with the operands in registers: tiles are smaller.
     """
-    precision = _precision(x)
-    largest, rows = (32, 64) if x.dtype == torch.float32 and precision == 'ieee' else (64, 128)
+    single, precision = x.dtype == torch.float32, _precision(x)
+    largest, rows = (32, rows // 2) if single and precision == 'ieee' else (64, rows)
     height, width = (min(max(16, 1 << (size - 1).bit_length()), largest) for size in x.shape[2:])
     batch = min(1 << (x.shape[0] - 1).bit_length(), rows // max(height, width))
     return height, width, dict(VECTOR=math.gcd(x.shape[3], 16 // x.element_size()), BATCH=batch, PRECISION=precision,
-                               UPCAST=INTERPRETED)
+                               UPCAST=INTERPRETED, num_warps=8 if max(height, width) == largest else 4,
+                               num_stages=2 if single else 3, maxnreg=128)
 
 
 def _is_tall(weight: Tensor) -> bool:
@@ -223,14 +223,15 @@ def _launch_convolution(xs: List[Tensor], weights: List[Tensor], bias: Optional[
     n, c, h, w = xs[0].shape
     branches = len(weights)
     ys = [torch.empty_like(xs[0]) for _ in range(1 if total else branches)]
-    xs, weights, outputs = ((tensors + tensors[:1] * MAX_BRANCHES)[:MAX_BRANCHES] for tensors in (xs, weights, ys))
-    block_h, block_w, options = _tiles(xs[0])
+    xs, weights = ((tensors + tensors[:1] * MAX_BRANCHES)[:MAX_BRANCHES] for tensors in (xs, weights))
+    tall0, tall1, tall2 = map(_is_tall, weights)
+    block_h, block_w, options = _tiles(xs[0], rows=128)
     grid = (-(-h // block_h) * -(-w // block_w), c, -(-n // options['BATCH']))
     with torch.cuda.device_of(xs[0]):
-        _conv_kernel[grid](*xs, *weights, *outputs, xs[0] if bias is None else bias, n, c, h, w // options['VECTOR'],
-                           *(size for weight in weights for size in weight.shape[2:]), BRANCHES=branches, SUM=total,
-                           BIAS=bias is not None, TALL0=_is_tall(weights[0]), TALL1=_is_tall(weights[1]), TALL2=_is_tall(weights[2]),
-                           BLOCK_H=block_h, BLOCK_W=block_w, **options)
+        _conv_kernel[grid](*xs, *weights, ys[0], ys[len(ys) // 2], ys[-1], xs[0] if bias is None else bias, n, c, h,
+                           w // options['VECTOR'], *(size for weight in weights for size in weight.shape[2:]), BRANCHES=branches,
+                           SUM=total, BIAS=bias is not None, TALL0=tall0, TALL1=tall1, TALL2=tall2, BLOCK_H=block_h,
+                           BLOCK_W=block_w, **options)
     return ys
 
 
@@ -238,16 +239,16 @@ def _launch_weight_gradient(x: Tensor, grad: Tensor, kh: int, kw: int) -> Tensor
     """Gradient (C, 1, kh, kw), float32, of the kernels that took x (N, C, H, W) to an output with gradient ``grad``."""
     n, c, h, w = x.shape
     tall = kh > kw
-    block_h, block_w, options = _tiles(x)
+    block_h, block_w, options = _tiles(x, rows=64)
     (block_r, block_q), q, kr, kq = ((block_w, block_h), h, kw, kh) if tall else ((block_h, block_w), w, kh, kw)
     sums = x.new_zeros((c, kr, q, kq), dtype=torch.float32)
     q_tiles = -(-q // block_q)
-    k_tiles = min(q_tiles, -(-(kq + 14) // block_q) + 1)  # 14: the first begins at a multiple of 16, less one tap is the centre
+    k_tiles = min(q_tiles, -(-(block_q + kq + 14) // block_q))  # within reach of a tile, from a multiple of 16
     with torch.cuda.device_of(x):
         _weight_kernel[(kr, q_tiles * k_tiles, c)](x, grad.contiguous(), sums, n, c, h, w // options['VECTOR'], kh, kw, k_tiles,
                                                    TALL=tall, BLOCK_R=block_r, BLOCK_Q=block_q, **options)
     gradient = sums.sum(2)
-    return (gradient.transpose(1, 2) if tall else gradient).reshape(c, 1, kh, kw)
+    return (gradient.transpose(1, 2) if tall else gradient).reshape(c, 1, kh, kw).contiguous()
 
 
 if hasattr(torch.library, 'custom_op'):
@@ -361,5 +362,5 @@ def weight_gradients(x: Tensor, grads: Sequence[Tensor], shapes: Sequence[Sequen
         raise ValueError(f'{len(grads)} gradients and {len(shapes)} shapes.')
     _check([x, *grads], shapes)
     heights, widths = [shape[2] for shape in shapes], [shape[3] for shape in shapes]
-    gradients = _weight_gradients(_planes(x)[0], [_planes(grad)[0] for grad in grads], heights, widths)
+    gradients = _weight_gradients(x, list(grads), heights, widths)
     return [gradient.to(dtype or x.dtype) for gradient in gradients]
