@@ -75,7 +75,7 @@ class DepthwiseConvBN(nn.Module):
         if bn is None:
             return self.conv.weight, self.conv.bias
         if not isinstance(bn, _BatchNorm):
-            raise TypeError(f'{type(bn).__name__} cannot be folded into a convolution, only batch norms can; leave the model as it is.')
+            raise TypeError(f'{type(bn).__name__} cannot be folded into a convolution, only batch norms can: use the model as it is.')
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         return self.conv.weight * scale[:, None, None, None], bn.bias - bn.running_mean * scale
 

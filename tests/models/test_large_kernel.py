@@ -1,11 +1,9 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slak_mm.models.large_kernel import FORMS, LargeKernel, branch_shapes
-from slak_mm.models.ops import large_kernel_conv2d
 
 odd = st.integers(0, 9).map(lambda i: 2 * i + 1)
 
@@ -13,20 +11,6 @@ odd = st.integers(0, 9).map(lambda i: 2 * i + 1)
 def randomise(module):
     for tensor in [*module.parameters(), *(b for b in module.buffers() if b.is_floating_point())]:
         tensor.data.uniform_(0.5, 1.5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(size=st.tuples(st.integers(1, 9), st.integers(1, 9)), kernel=st.tuples(odd, odd), bias=st.booleans())
-def test_depthwise_conv2d_equals_the_plain_convolution(size, kernel, bias):
-    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 1, *kernel, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(3, dtype=torch.float64) if bias else None
-    plain = F.conv2d(x, weight, bias, padding=(kernel[0] // 2, kernel[1] // 2), groups=3)
-    ours = large_kernel_conv2d(x, [weight], bias)
-    torch.testing.assert_close(ours, plain)
-    upstream = torch.randn_like(plain)
-    for a, b in zip(torch.autograd.grad(ours, (x, weight), upstream), torch.autograd.grad(plain, (x, weight), upstream)):
-        torch.testing.assert_close(a, b)
 
 
 def test_branches_of_each_form():
@@ -71,3 +55,34 @@ def test_each_branch_is_normalised_before_the_sum():
     # three branches of unit variance, nearly uncorrelated between tall, wide and small at random weights
     assert 1.5 < out.var() < 6
     assert out.mean().abs() < 1e-5
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_frozen_batch_norms_train_the_kernels_as_the_branches_one_by_one_do(form):
+    layer = LargeKernel(4, 7, 3, form, dict(type='BN')).double().eval()
+    randomise(layer)
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    merged = layer(x)
+    branches = sum(branch(x) for branch in layer.children())
+    torch.testing.assert_close(merged, branches)
+    parameters = list(layer.parameters())
+    torch.testing.assert_close(torch.autograd.grad(merged.square().sum(), parameters),
+                               torch.autograd.grad(branches.square().sum(), parameters))
+
+
+@pytest.mark.parametrize('mode', [True, False])
+def test_a_hooked_module_is_called(mode):
+    layer = LargeKernel(4, 7, 3, 'decomposed', dict(type='BN')).train(mode)
+    x, called = torch.randn(2, 4, 9, 8), []
+    expected = layer(x)
+    for module in (layer.tall, layer.wide.conv, layer.small.bn):
+        module.register_forward_hook(lambda module, args, out: called.append(module))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    assert called == [layer.tall, layer.wide.conv, layer.small.bn]
+
+
+def test_only_batch_norms_can_be_folded():
+    layer = LargeKernel(4, 7, 3, 'decomposed', dict(type='GN', num_groups=2)).eval()
+    assert layer(torch.randn(2, 4, 9, 8)).shape == (2, 4, 9, 8)
+    with pytest.raises(TypeError, match='GroupNorm cannot be folded'):
+        layer.switch_to_deploy()

@@ -88,6 +88,46 @@ def test_with_cp_changes_memory_only(micro):
         torch.testing.assert_close(a, b, msg=name)  # running statistics took the batch once
 
 
+@pytest.mark.parametrize('training', [True, False])
+def test_the_fast_path_equals_the_modules_called_one_by_one(micro, training):
+    model = build(**micro, layer_scale_init_value=.5).double().train(training)
+    results = []
+    for _ in range(2):
+        outs = model(IMAGES.double())
+        results.append([*outs, *torch.autograd.grad(sum(out.square().sum() for out in outs), list(model.parameters()))])
+        for module in model.modules():  # from the second round on
+            module.register_forward_hook(lambda *args: None)
+    for ours, plain in zip(*results):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_a_replaced_layer_is_called(micro):
+    model = build(**micro, layer_scale_init_value=.5)
+    model.stages[0][0].act = torch.nn.ReLU()
+    other = build(**micro, layer_scale_init_value=.5)
+    assert not torch.allclose(model(IMAGES)[0], other(IMAGES)[0])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_trains_under_autocast(micro, dtype):
+    model = build(**micro, layer_scale_init_value=.5).train()
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast('cpu', dtype, enabled=enabled):
+            loss = sum(out.float().square().mean() for out in model(IMAGES))
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(half.dtype == torch.float32 for half in gradients[1])
+    flat, half = (torch.cat([g.flatten() for g in gs]) for gs in gradients)
+    assert torch.cosine_similarity(flat, half, dim=0) > .99
+
+
+def test_compiles_whole(micro):
+    model = build(**micro, layer_scale_init_value=.5).eval()
+    with torch.no_grad():
+        for ours, compiled in zip(model(IMAGES), torch.compile(model, backend='eager', fullgraph=True)(IMAGES)):
+            torch.testing.assert_close(compiled, ours, rtol=1e-4, atol=1e-5)
+
+
 def test_drop_path_grows_linearly(micro):
     blocks = [block for stage in SLaK(**micro, drop_path_rate=0.4).stages for block in stage]
     assert [getattr(block.drop_path, 'drop_prob', 0.) for block in blocks] == pytest.approx([0, .1, .2, .3, .4])

@@ -1,0 +1,230 @@
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slak_mm.models.ops import (
+    backend,
+    depthwise,
+    large_kernel_branches,
+    large_kernel_conv2d,
+    merge,
+    mlp,
+    scaled_mlp,
+    set_backend,
+    triton_kernels,
+    use_backend,
+)
+
+odd = st.integers(0, 9).map(lambda i: 2 * i + 1)
+STRIPES = [(21, 5), (5, 21), (5, 5)]
+
+
+def convolve(x, weight):
+    return F.conv2d(x, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=x.shape[1])
+
+
+def make(kernels, size=(9, 8), channels=3, **kwargs):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, channels, *size), *((channels, 1, *kernel) for kernel in kernels)]
+    return [torch.randn(shape, generator=generator).to(**kwargs).requires_grad_() for shape in shapes]
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.tuples(st.integers(1, 9), st.integers(1, 9)), kernels=st.lists(st.tuples(odd, odd), min_size=1, max_size=3),
+       bias=st.booleans())
+def test_the_sum_equals_plain_convolutions_and_so_do_its_gradients(size, kernels, bias):
+    x, *weights = make(kernels, size, dtype=torch.float64)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True) if bias else None
+    plain = sum(convolve(x, weight) for weight in weights) + (0 if bias is None else bias.view(-1, 1, 1))
+    ours = large_kernel_conv2d(x, weights, bias)
+    torch.testing.assert_close(ours, plain)
+    upstream = torch.randn_like(plain)
+    inputs = [x, *weights] + ([] if bias is None else [bias])
+    for a, b in zip(torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(plain, inputs, upstream)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('kernel', [(51, 5), (5, 51), (5, 5), (7, 7), (31, 31)])
+def test_gradcheck(kernel):
+    x, weight = make([kernel], (5, 4), 2, dtype=torch.float64)
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w, b: large_kernel_conv2d(x, [w], b), (x, weight, bias))
+    assert torch.autograd.gradgradcheck(lambda x, w, b: large_kernel_conv2d(x, [w], b), (x, weight, bias))
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
+@pytest.mark.parametrize('kernel', [(51, 5), (5, 51), (5, 5), (31, 31)])
+@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
+def test_weight_gradient(kernel, dtype, tolerance, memory_format):
+    x, weight = (t.detach() for t in make([kernel], (30, 28), 20, dtype=dtype))
+    x, grad = (t.contiguous(memory_format=memory_format) for t in (x, torch.randn_like(x)))
+    weight64 = weight.double().requires_grad_()
+    expected, = torch.autograd.grad(convolve(x.double(), weight64), weight64, grad.double())
+    actual = depthwise.weight_gradient(x, grad, kernel)
+    assert actual.dtype == dtype and (actual - expected).norm() < tolerance * expected.norm()
+
+
+def test_branches_are_not_merged():
+    x, *weights = make(STRIPES)
+    for actual, weight in zip(large_kernel_branches(x, weights), weights):
+        torch.testing.assert_close(actual, convolve(x, weight), rtol=1e-4, atol=1e-4)
+
+
+def test_merge_leaves_what_does_not_fit_and_its_arguments():
+    tall, wide, small = weights = [torch.randn(2, 1, *kernel) for kernel in STRIPES]
+    copies = [weight.clone() for weight in weights]
+    merged = merge(weights)
+    assert [tuple(weight.shape[2:]) for weight in merged] == [(21, 5), (5, 21)]
+    assert torch.equal(merged[0][:, :, 8:13], tall[:, :, 8:13] + small) and torch.equal(merged[1], wide)
+    assert all(map(torch.equal, weights, copies))
+
+
+def test_unreachable_taps_get_no_gradient_and_cost_nothing():
+    x, weight = make([(21, 5)], (4, 8))
+    assert depthwise.reachable(weight, (4, 8)).shape == (3, 1, 7, 5)
+    grad, = torch.autograd.grad(large_kernel_conv2d(x, [weight]).sum(), weight)
+    assert not grad[:, :, :7].any() and not grad[:, :, -7:].any() and grad[:, :, 7:14].all()
+
+
+def test_under_autocast():
+    x, *weights = make(STRIPES)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = large_kernel_conv2d(x, weights)
+        outs = large_kernel_branches(x, weights)
+    assert {t.dtype for t in (out, *outs)} == {torch.bfloat16}
+    assert {g.dtype for g in torch.autograd.grad(out.sum() + sum(outs).sum(), [x, *weights])} == {torch.float32}
+    x, *weights = make(STRIPES, dtype=torch.float64)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert large_kernel_conv2d(x, weights).dtype == torch.float64
+
+
+def test_compiles_whole():
+    x, *weights = make(STRIPES)
+    compiled = torch.compile(lambda x, *weights: large_kernel_conv2d(x, weights).square().sum(), fullgraph=True, backend='aot_eager')
+    plain = large_kernel_conv2d(x, weights).square().sum()
+    actual = compiled(x, *weights)
+    torch.testing.assert_close(actual, plain)
+    torch.testing.assert_close(torch.autograd.grad(actual, weights), torch.autograd.grad(plain, weights))
+
+
+def mlp_arguments(channels=4, dtype=torch.float64, scale=True):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, channels), (8, channels), (8, ), (channels, 8), (channels, )] + [(channels, )] * scale
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def plain_mlp(x, weight1, bias1, weight2, bias2, scale=1.):
+    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2) * scale
+
+
+@pytest.mark.parametrize('scale', [True, False])
+@pytest.mark.parametrize('recomputed', [0, 384])
+@pytest.mark.parametrize('chunk', [1, 128, 2**22])
+def test_mlp(monkeypatch, scale, recomputed, chunk):
+    monkeypatch.setattr(mlp, 'CHUNK_BYTES', chunk)
+    monkeypatch.setattr(mlp, 'MAX_RECOMPUTED_CHANNELS', recomputed)
+    arguments = mlp_arguments(scale=scale)
+    assert torch.autograd.gradcheck(scaled_mlp, arguments)
+    with torch.no_grad():
+        torch.testing.assert_close(scaled_mlp(*arguments), plain_mlp(*arguments))
+
+
+def test_mlp_keeps_less():
+    def kept(function, arguments):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.setdefault(t.data_ptr(), t.numel()), lambda t: t):
+            function(*arguments)
+        return sum(sizes.values()) - sum(argument.numel() for argument in arguments)
+
+    arguments = mlp_arguments()
+    assert kept(scaled_mlp, arguments) == 0 < kept(plain_mlp, arguments)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 3e-2), (torch.float16, 1e-2)])
+def test_mlp_under_autocast(dtype, tolerance):
+    arguments = mlp_arguments(dtype=torch.float32)
+    results = []
+    for function in (scaled_mlp, plain_mlp):
+        with torch.autocast('cpu', dtype):
+            out = function(*arguments)
+        assert out.dtype == torch.float32  # the scale is
+        results.append([out, *torch.autograd.grad(out.sum(), arguments)])
+    for actual, expected in zip(*results):
+        assert actual.dtype == torch.float32 and (actual - expected).norm() <= tolerance * expected.norm()
+
+
+def test_an_unknown_backend_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="choose from .*'native'"):
+        set_backend('cuda')
+    monkeypatch.setattr(backend, '_backend', 'cuda')  # as from the environment
+    with pytest.raises(ValueError, match='SLAK_MM_BACKEND'):
+        large_kernel_conv2d(*_call())
+
+
+def test_triton_on_a_cpu_is_refused():
+    with use_backend('triton'), pytest.raises(RuntimeError, match="the device is cpu.*Choose 'auto' or 'native'"):
+        large_kernel_conv2d(*_call())
+    large_kernel_conv2d(*_call())
+
+
+def _call():
+    x, *weights = make(STRIPES)
+    return x, weights
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The choice as on a GPU: ``gpu(native, triton)`` sets what each backend returns and how long it takes, or what it raises."""
+    monkeypatch.setattr(backend, '_choices', {})
+    monkeypatch.setattr(triton_kernels, 'unavailable_reason', lambda device: None)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
+    x = type('OnGPU', (), dict(is_cuda=True, device='cuda:0'))()
+    measured = []
+
+    def choose(native, triton):
+        def measure(name, run):
+            measured.append(name)
+            result = dict(native=native, triton=triton)[name]
+            if isinstance(result, Exception):
+                raise result
+            return torch.full((2, ), result[0]), result[1]
+
+        monkeypatch.setattr(backend, '_measure', measure)
+        return backend.choose(x, 'key', lambda: None)
+
+    choose.measured = measured
+    return choose
+
+
+@pytest.mark.parametrize('triton_time, chosen', [(1., 'triton'), (3., 'native')])
+def test_auto_measures_once_and_takes_the_faster(gpu, triton_time, chosen):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert [gpu((1., 2.), (1., triton_time)) for _ in range(3)] == [chosen] * 3
+    assert gpu.measured == ['native', 'triton']
+
+
+@pytest.mark.parametrize('triton, message', [((1.1, 1.), 'differ from it by 1.0e-01'), ((float('nan'), 1.), 'differ from it by nan'),
+                                             (RuntimeError('no ptxas'), 'no ptxas')])
+def test_auto_trusts_no_kernel_that_fails_or_differs(gpu, triton, message):
+    with pytest.warns(UserWarning, match=message):
+        assert gpu((1., 2.), triton) == 'native'
+    assert gpu((1., 2.), triton) == 'native'  # and warns once
+
+
+def test_auto_does_not_measure_where_runs_must_be_alike(gpu):
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert gpu((1., 2.), (1., 1.)) == 'native' and not gpu.measured
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_auto_says_why_triton_is_left_out(gpu, monkeypatch):
+    monkeypatch.setattr(triton_kernels, 'unavailable_reason', lambda device: 'triton is not installed')
+    with pytest.warns(UserWarning, match='triton is not installed.*SLAK_MM_BACKEND=native'):
+        assert gpu((1., 2.), (1., 1.)) == 'native'
