@@ -5,39 +5,154 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
+from mmpretrain.models import SwinTransformer
 
 from slak_mm.models import SLaK
+
+NETWORK = ['--arch', 'micro', '--size', '32', '--batch', '2']
+LAYER = ['--channels', '2', '--kernel-size', '9', '--batch', '1', '--resolutions', '4', '8']
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'tools')
     monkeypatch.setitem(SLaK.arch_settings, 'micro', dict(depths=(1, 1, 1, 1), channels=(4, 4, 8, 8)))
+    swin = dict(embed_dims=4, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
+    monkeypatch.setattr(SwinTransformer, 'arch_zoo', dict(SwinTransformer.arch_zoo, micro=swin))
     import benchmark
     yield benchmark
     del sys.modules['benchmark']
 
 
-def test_upkeep(benchmark, tmp_path, capsys):
-    benchmark.main(['upkeep', '--arch', 'micro', '--batch', '2', '--size', '64', '--repeats', '3', '--threads', '1',
-                    '--out', str(tmp_path)])
-    result = json.loads((tmp_path / 'upkeep.json').read_text())
-    assert result['part'] == 'upkeep' and result['machine'].keys() >= {'cores', 'torch'}
+@pytest.fixture
+def run(benchmark, tmp_path, capsys):
+    def run(part, *options, repeats=2):
+        benchmark.main([part, *options, '--repeats', str(repeats), '--threads', '1', '--out', str(tmp_path)])
+        result = json.loads((tmp_path / f'{part}.json').read_text())
+        assert result['part'] == part and result['machine'].keys() >= {'cores', 'torch'} and result['settings']['threads'] == 1
+        assert all(len(seconds) == repeats and min(seconds) > 0 for seconds in result['seconds'].values())
+        assert result['medians'] == {name: median(seconds) for name, seconds in result['seconds'].items()}
+        printed = capsys.readouterr().out
+        assert all(f'{ratio:.4f}' in printed for ratio in result['ratios'].values())
+        return result
+    return run
+
+
+def test_upkeep(run):
+    result = run('upkeep', '--arch', 'micro', '--batch', '2', '--size', '64', repeats=3)
     assert result['settings'] == dict(arch='micro', batch=2, size=64, repeats=3, threads=1)
-    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in result['seconds'].values())
-    assert result['medians'] == {name: median(seconds) for name, seconds in result['seconds'].items()}
+    assert 'forward and backward' in result['medians']
     ratios = result['ratios']
     assert ratios['upkeep / train step'] == pytest.approx(ratios['masks / train step'] + ratios['adaptation / train step'])
-    printed = capsys.readouterr().out
-    assert f"{ratios['upkeep / train step']:.4f}" in printed and 'forward and backward' in printed
 
 
-def test_cases_are_measured_in_turn(benchmark):
-    calls = []
-    seconds = benchmark.interleaved(dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 2)
-    assert calls == ['a', 'b'] * 3 and {name: len(values) for name, values in seconds.items()} == dict(a=2, b=2)
+@pytest.mark.parametrize('dtype', ['fp32', 'bf16'])
+def test_layer(run, dtype):
+    result = run('layer', *LAYER, '--dtype', dtype)
+    medians = result['medians']
+    assert list(medians) == [f'{name}, {size}' for size in ('4x4', '8x8') for name in ('dense', 'sparse', 'decomposed')]
+    assert len(result['ratios']) == 4
+    assert result['ratios']['dense / decomposed, 8x8'] == medians['dense, 8x8'] / medians['decomposed, 8x8']
+
+
+@pytest.mark.parametrize('dtype', ['fp32', 'bf16'])
+def test_inference(run, dtype):
+    result = run('inference', '--arch', 'micro', '--runs', '2x32', '1x64', '--dtype', dtype)
+    assert result['settings']['runs'] == [[2, 32], [1, 64]]
+    names = ("authors' layout", 'SLaK', 'SLaK merged', 'ConvNeXt', 'ConvNeXt channels_last', 'Swin')
+    medians, ratios = result['medians'], result['ratios']
+    assert medians.keys() == {f'{name}, batch {rest}' for name in names for rest in ('2 at 32x32', '1 at 64x64')}
+    ours = medians['SLaK merged, batch 2 at 32x32']
+    assert ratios["authors' layout / SLaK merged, batch 2 at 32x32"] == medians["authors' layout, batch 2 at 32x32"] / ours
+    convnext = min(medians[f'{name}, batch 2 at 32x32'] for name in names[3:5])
+    assert ratios['SLaK merged / ConvNeXt, batch 2 at 32x32'] == ours / convnext
+    assert result['figures']['images/s']['SLaK merged, batch 2 at 32x32'] == 2 / ours
+
+
+def test_forms(run):
+    result = run('forms', *NETWORK)
+    names = 'naive', 'decomposed', 'sparse', 'sparse, 1.3x width'
+    medians = result['medians']
+    assert list(medians) == [f'{name}, inference' for name in names] and len(result['ratios']) == 3
+    assert result['ratios']['naive / sparse, inference'] == medians['naive, inference'] / medians['sparse, inference']
+    parameters = result['figures']['million parameters that are not zero']
+    assert parameters['naive'] > parameters['decomposed'] > parameters['sparse, 1.3x width'] > parameters['sparse']
+    with_training = run('forms', *NETWORK, '--train')
+    assert len(with_training['medians']) == 8 and 'naive / decomposed, train step' in with_training['ratios']
+
+
+def test_train(run, monkeypatch, benchmark):
+    names = "authors' layout", 'SLaK', 'SLaK with_cp', 'ConvNeXt', 'ConvNeXt channels_last'
+    mebibytes = dict(zip(names, (6., 4., 2., 3., 3.)))
+    measured = []
+
+    def in_fresh_process(function, name, *arguments):
+        measured.append((function, *arguments))
+        return mebibytes[name] * 2**20
+
+    monkeypatch.setattr(benchmark, 'in_fresh_process', in_fresh_process)
+    result = run('train', *NETWORK)
+    arguments = SLaK.arch_settings['micro'], 2, 32, 'cpu', torch.float32, 1
+    assert measured == [(benchmark.memory_of_training, *arguments)] * 5
+    seconds, medians, ratios = result['seconds'], result['medians'], result['ratios']
+    assert list(result['figures'].values()) == [mebibytes]
+    assert ratios["authors' layout / SLaK, peak memory"] == 1.5 and ratios["authors' layout / SLaK with_cp, peak memory"] == 3.
+    for name in names:
+        parts = zip(seconds[f'{name}, forward and backward'], seconds[f'{name}, optimizer'])
+        assert seconds[f'{name}, train step'] == list(map(sum, parts))
+    assert ratios["authors' layout / SLaK, train step"] == medians["authors' layout, train step"] / medians['SLaK, train step']
+
+
+def test_scaling(run, monkeypatch, benchmark):
+    def seconds(cases, repeats):
+        """Proportional to the taps; each case runs once."""
+        taps = {}
+        for name in cases:
+            kernel, size = (int(part.split(' = ')[1]) for part in name.split(', ')[1:3])
+            taps[name] = [float(size**2 * (kernel if 'decomposed' in name else kernel**2))] * repeats
+            cases[name]()
+        return taps
+
+    monkeypatch.setattr(benchmark, 'interleaved', seconds)
+    result = run('scaling', *LAYER, '--kernel-sizes', '5', '7', '11', '--size', '6')
+    assert len(result['medians']) == 2 * 2 * (3 + 2) and len(result['ratios']) == 2 * (3 + 2)
+    assert result['ratios']['MxM / decomposed, M = 11, R = 6, forward'] == 11
+    expected = {'decomposed in M': 1, 'decomposed in R': 2, 'MxM in M': 2, 'MxM in R': 2}
+    assert result['figures']['exponent'] == {f'{series}, {direction}': pytest.approx(exponent)
+                                             for series, exponent in expected.items()
+                                             for direction in ('forward', 'forward and backward')}
+
+
+def test_gpu_shrunk_to_the_cpu(run, monkeypatch, benchmark):
+    used, use_backend = [], benchmark.ops.use_backend
+    monkeypatch.setattr(benchmark.ops, 'use_backend', lambda name: used.append(name) or use_backend(name))
+    result = run('gpu', *LAYER, '--arch', 'micro', '--size', '32', '--batches', '1', '2', '--calls', '2', '--device', 'cpu',
+                 '--backends', 'native', 'auto')
+    medians, ratios = result['medians'], result['ratios']
+    # implementations x layouts x outputs x dtypes x resolutions x directions; networks x dtypes x batches
+    assert len(medians) == 3 * 2 * 2 * 2 * 2 * 2 + 5 * 2 * 2 and len(ratios) == 2 * 2 * 2 * 2 * 2 * 2 + 2 * 2 * 2
+    rest = 'sum, bf16, 8x8, forward and backward'
+    assert ratios[f'conv2d / native NHWC, {rest}'] == min(
+        medians[f'conv2d {layout}, {rest}'] for layout in ('NCHW', 'NHWC')) / medians[f'native NHWC, {rest}']
+    convnext = min(medians[f'{name}, fp32, batch 2'] for name in ('ConvNeXt', 'ConvNeXt channels_last'))
+    assert ratios['throughput of SLaK merged auto, fp32, batch 2 / ConvNeXt'] == convnext / medians['SLaK merged auto, fp32, batch 2']
+    assert set(used) == {'native', 'auto'}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for a machine without a GPU')
+@pytest.mark.parametrize('argv', [['gpu'], ['layer', '--device', 'cuda']], ids=' '.join)
+def test_no_gpu_is_one_line(benchmark, argv):
+    with pytest.raises(SystemExit, match='^error: .* on cuda needs an NVIDIA GPU.*here$'):
+        benchmark.main(argv)
 
 
 def test_defaults_are_those_of_the_issue(benchmark):
     args = benchmark.parse_args(['upkeep'])
     assert (args.arch, args.batch, args.size) == ('tiny', 8, 224)
+    args = benchmark.parse_args(['inference'])
+    assert (args.arch, args.runs) == ('tiny', [(8, 224), (1, 224), (1, 512)])
+    args = benchmark.parse_args(['train'])
+    assert (args.arch, args.batch, args.size) == ('tiny', 4, 224)
+    args = benchmark.parse_args(['gpu'])
+    assert (args.batch, args.channels, args.resolutions, args.dtypes) == (64, 384, [16, 32, 64, 128], ['fp32', 'bf16'])

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from .depthwise import autocast
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
-CHUNK_BYTES = 2**22
+CHUNK_BYTES = 2**23
 # Up to this many channels the hidden layer's output is computed anew too: what that costs per byte saved grows with the channels.
 MAX_RECOMPUTED_CHANNELS = 384
 
@@ -72,20 +72,21 @@ class ScaledMLPFunction(torch.autograd.Function):
         x, weight1, bias1, weight2, bias2, scale, kept = ctx.saved_tensors
         shape, x = x.shape, x.reshape(-1, x.shape[-1])
         grad = grad.reshape(x.shape).to(x.dtype)
-        grad_x = torch.empty_like(x)
-        grad_weight1, grad_bias1 = torch.zeros_like(weight1), torch.zeros_like(bias1)
-        # of the second layer as if there were no scale: that of the scale follows from it, without the layer's output
-        grad_weight2, grad_bias2 = torch.zeros_like(weight2), grad.sum(0)
-        scaled_weight2 = weight2 if scale is None else weight2 * scale[:, None].to(weight2.dtype)
+        grad_x, grad_weight1, grad_weight2 = map(torch.empty_like, (x, weight1, weight2))
+        grad_bias1, grad_bias2 = torch.zeros_like(bias1), grad.sum(0)
         for chunk in _chunks(x, weight1):
+            beta = float(chunk.start > 0)  # the first chunk overwrites, the others are added
             hidden = torch.addmm(bias1, x[chunk], weight1.t()) if kept is None else kept[chunk]
-            grad_weight2.addmm_(grad[chunk].t(), F.gelu(hidden))
-            grad_hidden = torch.ops.aten.gelu_backward(grad[chunk] @ scaled_weight2, hidden)
-            grad_weight1.addmm_(grad_hidden.t(), x[chunk])
+            scaled = grad[chunk] if scale is None else (grad[chunk] * scale).to(x.dtype)
+            # as if there were no scale: the scale's gradient follows from it, without the layer's output
+            grad_weight2.addmm_(grad[chunk].t(), F.gelu(hidden), beta=beta)
+            grad_hidden = torch.ops.aten.gelu_backward(scaled @ weight2, hidden)
+            grad_weight1.addmm_(grad_hidden.t(), x[chunk], beta=beta)
             grad_bias1 += grad_hidden.sum(0)
             torch.mm(grad_hidden, weight1, out=grad_x[chunk])
         grad_scale = None
         if scale is not None:
-            grad_scale = (grad_weight2 * weight2).sum(1) + grad_bias2 * bias2
-            grad_weight2, grad_bias2 = grad_weight2 * scale[:, None], grad_bias2 * scale
+            grad_scale = torch.linalg.vecdot(grad_weight2, weight2) + grad_bias2 * bias2
+            grad_weight2.mul_(scale[:, None])
+            grad_bias2 *= scale
         return grad_x.view(shape), grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_scale

@@ -1,0 +1,1 @@
+"""What a SLaK costs, and what it sees."""

@@ -1,0 +1,74 @@
+"""How long things take, how much memory they need, and how that grows."""
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+
+def synchronize() -> None:
+    """Waits for the GPU, if this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def interleaved(cases: Dict[str, Callable[[], object]], repeats: int, calls: int = 1) -> Dict[str, List[float]]:
+    """Seconds of each case: all run in order, ``repeats`` times over, after a round that does not count.
+
+    Args:
+        cases (dict[str, Callable]): What to measure.
+        repeats (int): Number of samples of each case.
+        calls (int): A sample is the mean of this many calls on end; with several, a GPU need not wait for each to be launched.
+            Defaults to 1.
+    """
+    seconds: Dict[str, List[float]] = {name: [] for name in cases}
+    for repeat in track(range(repeats + 1), 'measuring', console=Console(stderr=True)):
+        for name, case in cases.items():
+            synchronize()
+            start = time.perf_counter()
+            for _ in range(calls):
+                case()
+            synchronize()
+            if repeat > 0:
+                seconds[name].append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def fit_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """p of the power law ``seconds = c * sizes ** p`` that fits best: least squares in log-log."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def _resident_peak() -> int:
+    """Bytes of memory that this process held at most. Linux's ``ru_maxrss`` would begin with the peak of the parent process."""
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM:'))
+    return int(line.split()[1]) * 1024
+
+
+def peak_memory(run: Callable[[], object], device: str = 'cpu') -> int:
+    """Bytes that ``run`` adds, at its peak, to what is held when it begins.
+
+    On a CPU it is resident memory (Linux only), which includes what earlier work freed and this process kept, so that the measure
+    wants :func:`in_fresh_process`. On a GPU it is what torch allocated.
+    """
+    if device == 'cpu':
+        Path('/proc/self/clear_refs').write_text('5')  # the peak becomes what is held now
+        before = _resident_peak()
+        run()
+        return _resident_peak() - before
+    torch.cuda.init()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def in_fresh_process(function: Callable, *args: object) -> object:
+    """``function(*args)``, computed by a new process; the function must be importable, and all of it picklable."""
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        return pool.submit(function, *args).result()
