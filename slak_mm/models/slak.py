@@ -17,7 +17,7 @@ from ..checkpoint import adapt_state_dict
 from ..compat import is_compiling
 from ..registry import MODELS, register
 from .large_kernel import LargeKernel, has_hooks
-from .ops import scaled_mlp
+from .ops import norm_mlp
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
 
@@ -69,16 +69,18 @@ class SLaKBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
     def _forward(self, x: Tensor) -> Tensor:
-        out = self._mlp(self.norm(self.large_kernel(x).permute(0, 2, 3, 1)))
+        out = self._norm_mlp(self.large_kernel(x).permute(0, 2, 3, 1))
         return x + self.drop_path(out.permute(0, 3, 1, 2))
 
-    def _mlp(self, x: Tensor) -> Tensor:
+    def _norm_mlp(self, x: Tensor) -> Tensor:
+        norm, linear1, linear2 = self.norm, self.pwconv1, self.pwconv2
+        kinds = {norm: nn.LayerNorm, linear1: nn.Linear, self.act: nn.GELU, linear2: nn.Linear}
         # a compiler or an exporter wants the plain operators, and a layer that was replaced or hooked wants to be called
-        layers = (self.pwconv1, nn.Linear), (self.act, nn.GELU), (self.pwconv2, nn.Linear)
-        plain = all(type(layer) is kind and not has_hooks(layer) for layer, kind in layers)
+        plain = all(type(layer) is kind and not has_hooks(layer) for layer, kind in kinds.items())
         if plain and not (is_compiling() or torch.jit.is_tracing()):
-            return scaled_mlp(x, self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias, self.gamma)
-        x = self.pwconv2(self.act(self.pwconv1(x)))
+            return norm_mlp(x, (norm.weight, norm.bias, norm.eps), (linear1.weight, linear1.bias), (linear2.weight, linear2.bias),
+                            self.gamma)
+        x = linear2(self.act(linear1(norm(x))))
         return x if self.gamma is None else x * self.gamma
 
     def forward(self, x: Tensor) -> Tensor:

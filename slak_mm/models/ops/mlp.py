@@ -1,4 +1,4 @@
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -13,80 +13,98 @@ CHUNK_BYTES = 2**23
 MAX_RECOMPUTED_CHANNELS = 384
 
 
-def scaled_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, scale: Optional[Tensor] = None) -> Tensor:
-    """``linear2(gelu(linear1(x))) * scale``, which keeps less for backward.
+def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tensor, Tensor], linear2: Tuple[Tensor, Tensor],
+             scale: Optional[Tensor] = None) -> Tensor:
+    """``linear2(gelu(linear1(layer_norm(x)))) * scale``, which keeps less for backward.
 
-    Backward computes anew what else it needs: GELU, and with up to 384 channels, where the maps are large and it costs little, the
-    output of ``linear1``, which is kept otherwise. On a CPU all goes through the cache in chunks.
+    Backward computes anew what else it needs: the norm, GELU and, with up to 384 channels, where the maps are large and it costs
+    little, the output of ``linear1``, which is kept otherwise. On a CPU all goes through the cache in chunks.
 
     Args:
         x (Tensor): Shape (..., C).
-        weight1, bias1 (Tensor): Shapes (hidden, C) and (hidden,).
-        weight2, bias2 (Tensor): Shapes (C, hidden) and (C,).
+        norm (tuple): Weight (C,), bias (C,) and eps of the layer norm.
+        linear1 (tuple[Tensor, Tensor]): Weight (hidden, C) and bias (hidden,).
+        linear2 (tuple[Tensor, Tensor]): Weight (C, hidden) and bias (C,).
         scale (Tensor, optional): Shape (C,). Defaults to None.
 
     Returns:
         Tensor: Shape (..., C).
     """
-    tensors = autocast(x, weight1, bias1, weight2, bias2)
+    norm_weight, norm_bias, eps = norm
+    layers = autocast(*linear1, *linear2)
     if not torch.is_grad_enabled():
-        return _forward(*tensors, scale)
-    if tensors[0].dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
-        x, weight1, bias1, weight2, bias2 = tensors
-        out = F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+        return _forward(x, norm_weight, norm_bias, eps, *layers, scale)
+    if layers[0].dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
+        out = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
+        out = F.linear(F.gelu(F.linear(out, *linear1)), *linear2)
         return out if scale is None else out * scale
-    return ScaledMLPFunction.apply(*tensors, scale)
+    return NormMLPFunction.apply(x, norm_weight, norm_bias, eps, *layers, scale)
 
 
-def _forward(x, weight1, bias1, weight2, bias2, scale, kept=None):
-    """The output; that of the first layer is written to ``kept`` (rows, hidden)."""
+def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept=None):
+    """The output; that of the first linear layer is written to ``kept`` (rows, hidden)."""
     rows = x.reshape(-1, x.shape[-1])
-    out = torch.empty_like(rows, dtype=x.dtype if scale is None else torch.promote_types(x.dtype, scale.dtype))
+    out = rows.new_empty(rows.shape, dtype=weight1.dtype if scale is None else torch.promote_types(weight1.dtype, scale.dtype))
     for chunk in _chunks(rows, weight1):
-        hidden = torch.addmm(bias1, rows[chunk], weight1.t(), out=None if kept is None else kept[chunk])
+        normed = _layer_norm(rows[chunk], norm_weight, norm_bias, eps)[0].to(weight1.dtype)
+        hidden = torch.addmm(bias1, normed, weight1.t(), out=None if kept is None else kept[chunk])
         if scale is None:
             torch.addmm(bias2, F.gelu(hidden), weight2.t(), out=out[chunk])
         else:
-            torch.mul(F.linear(F.gelu(hidden), weight2, bias2), scale, out=out[chunk])
+            torch.mul(torch.addmm(bias2, F.gelu(hidden), weight2.t()), scale, out=out[chunk])
     return out.view(x.shape)
 
 
 def _chunks(rows: Tensor, weight1: Tensor) -> Iterator[slice]:
-    size = max(CHUNK_BYTES // (len(weight1) * rows.element_size()) if rows.is_cpu else len(rows), 1)
+    size = max(CHUNK_BYTES // (len(weight1) * weight1.element_size()) if rows.is_cpu else len(rows), 1)
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
 
-class ScaledMLPFunction(torch.autograd.Function):
-    """See :func:`scaled_mlp`."""
+def _layer_norm(rows, weight, bias, eps):
+    """The norm of each row, in the type of its parameters, its mean and 1 / its standard deviation."""
+    return torch.native_layer_norm(rows.to(weight.dtype), rows.shape[1:], weight, bias, eps)
+
+
+class NormMLPFunction(torch.autograd.Function):
+    """See :func:`norm_mlp`."""
 
     @staticmethod
-    def forward(ctx, x, weight1, bias1, weight2, bias2, scale):
+    def forward(ctx, x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale):
         channels = x.shape[-1]
-        kept = None if channels <= MAX_RECOMPUTED_CHANNELS else x.new_empty(x.numel() // channels, len(weight1))
-        ctx.save_for_backward(x, weight1, bias1, weight2, bias2, scale, kept)
-        return _forward(x, weight1, bias1, weight2, bias2, scale, kept)
+        kept = None if channels <= MAX_RECOMPUTED_CHANNELS else weight1.new_empty(x.numel() // channels, len(weight1))
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, kept)
+        ctx.eps = eps
+        return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight1, bias1, weight2, bias2, scale, kept = ctx.saved_tensors
-        shape, x = x.shape, x.reshape(-1, x.shape[-1])
-        grad = grad.reshape(x.shape).to(x.dtype)
-        grad_x, grad_weight1, grad_weight2 = map(torch.empty_like, (x, weight1, weight2))
-        grad_bias1, grad_bias2 = torch.zeros_like(bias1), grad.sum(0)
-        for chunk in _chunks(x, weight1):
+        x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, kept = ctx.saved_tensors
+        rows = x.reshape(-1, x.shape[-1])
+        grad = grad.reshape(rows.shape).to(weight1.dtype)
+        grad_rows, grad_weight1, grad_weight2 = map(torch.empty_like, (rows, weight1, weight2))
+        grad_norm_weight, grad_norm_bias, grad_bias1 = map(torch.zeros_like, (norm_weight, norm_bias, bias1))
+        grad_bias2 = grad.sum(0)
+        for chunk in _chunks(rows, weight1):
             beta = float(chunk.start > 0)  # the first chunk overwrites, the others are added
-            hidden = torch.addmm(bias1, x[chunk], weight1.t()) if kept is None else kept[chunk]
-            scaled = grad[chunk] if scale is None else (grad[chunk] * scale).to(x.dtype)
+            normed, mean, rstd = _layer_norm(rows[chunk], norm_weight, norm_bias, ctx.eps)
+            inputs, normed = rows[chunk].to(normed.dtype), normed.to(weight1.dtype)
+            hidden = torch.addmm(bias1, normed, weight1.t()) if kept is None else kept[chunk]
+            scaled = grad[chunk] if scale is None else (grad[chunk] * scale).to(grad.dtype)
             # as if there were no scale: the scale's gradient follows from it, without the layer's output
             grad_weight2.addmm_(grad[chunk].t(), F.gelu(hidden), beta=beta)
             grad_hidden = torch.ops.aten.gelu_backward(scaled @ weight2, hidden)
-            grad_weight1.addmm_(grad_hidden.t(), x[chunk], beta=beta)
+            grad_weight1.addmm_(grad_hidden.t(), normed, beta=beta)
             grad_bias1 += grad_hidden.sum(0)
-            torch.mm(grad_hidden, weight1, out=grad_x[chunk])
+            grad_normed = (grad_hidden @ weight1).to(inputs.dtype)
+            grad_rows[chunk], weight_part, bias_part = torch.ops.aten.native_layer_norm_backward(
+                grad_normed, inputs, inputs.shape[1:], mean, rstd, norm_weight, norm_bias, (True, True, True))
+            grad_norm_weight += weight_part
+            grad_norm_bias += bias_part
         grad_scale = None
         if scale is not None:
             grad_scale = torch.linalg.vecdot(grad_weight2, weight2) + grad_bias2 * bias2
             grad_weight2.mul_(scale[:, None])
             grad_bias2 *= scale
-        return grad_x.view(shape), grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_scale
+        return (grad_rows.view(x.shape), grad_norm_weight, grad_norm_bias, None, grad_weight1, grad_bias1, grad_weight2, grad_bias2,
+                grad_scale)
