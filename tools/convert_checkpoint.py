@@ -1,12 +1,31 @@
 """Converts an official SLaK file (ImageNet, or mmcv-1 downstream) to one that any OpenMMLab 2.x tool loads."""
 import argparse
+from typing import Dict, Tuple
 
 import common
 import torch
+from torch import Tensor
 
 from slak_mm import __version__
 from slak_mm.checkpoint import convert_state_dict, infer_config, load_file, select_state_dict
 from slak_mm.models import SLaK
+
+
+def inspect(state_dict: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], dict]:
+    """The backbone's weights, without prefix, and the arguments of the SLaK that they fit."""
+    backbone = {name[len('backbone.'):]: value for name, value in state_dict.items() if name.startswith('backbone.')}
+    return backbone, infer_config(backbone, SLaK.arch_settings)
+
+
+def merge(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The weights of a whole model, its backbone's as ``switch_to_deploy`` leaves them."""
+    weights, config = inspect(state_dict)
+    backbone = SLaK(**config)
+    backbone.load_state_dict(weights, strict=False)  # the file may have other output norms: they are kept as they are
+    backbone.switch_to_deploy()
+    merged = {f'backbone.{name}': value for name, value in backbone.state_dict().items() if not name.startswith('norm')}
+    replaced = 'backbone.downsample_layers.', 'backbone.stages.'
+    return {**merged, **{name: value for name, value in state_dict.items() if not name.startswith(replaced)}}
 
 
 def main():
@@ -15,11 +34,13 @@ def main():
     parser.add_argument('target', help='file to write')
     parser.add_argument('--key', help="entry that holds the weights, e.g. model_ema; defaults to 'state_dict', else 'model'")
     parser.add_argument('--prefix', help="what stands before the backbone's keys, if the file holds several backbones")
+    parser.add_argument('--deploy', action='store_true', help='merge the large kernels, for configs/deploy')
     args = parser.parse_args()
 
     state_dict = convert_state_dict(select_state_dict(load_file(args.source), args.key), args.prefix)
-    backbone = {name[len('backbone.'):]: value for name, value in state_dict.items() if name.startswith('backbone.')}
-    config = infer_config(backbone, SLaK.arch_settings)
+    if args.deploy:
+        state_dict = merge(state_dict)
+    backbone, config = inspect(state_dict)
     if 'head.fc.weight' in state_dict:
         # in mmpretrain the norm after pooling is the output norm of the last stage
         state_dict = {name.replace('backbone.norm.', 'backbone.norm3.'): value for name, value in state_dict.items()}
