@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from .depthwise import autocast
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
-CHUNK_BYTES = 2**23
+CHUNK_BYTES = 2**22
 # Up to this many channels the hidden layer's output is computed anew too: what that costs per byte saved grows with the channels.
 MAX_RECOMPUTED_CHANNELS = 384
 
@@ -51,7 +51,7 @@ def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, sca
         if scale is None:
             torch.addmm(bias2, F.gelu(hidden), weight2.t(), out=out[chunk])
         else:
-            torch.mul(torch.addmm(bias2, F.gelu(hidden), weight2.t()), scale, out=out[chunk])
+            torch.addcmul(bias2 * scale, F.gelu(hidden) @ weight2.t(), scale, out=out[chunk])
     return out.view(x.shape)
 
 
@@ -103,7 +103,8 @@ class NormMLPFunction(torch.autograd.Function):
             grad_norm_bias += bias_part
         grad_scale = None
         if scale is not None:
-            grad_scale = torch.linalg.vecdot(grad_weight2, weight2) + grad_bias2 * bias2
+            products = ((a * b).sum(1) for a, b in zip(grad_weight2.split(64), weight2.split(64)))  # without a third matrix
+            grad_scale = torch.cat(list(products)) + grad_bias2 * bias2
             grad_weight2.mul_(scale[:, None])
             grad_bias2 *= scale
         return (grad_rows.view(x.shape), grad_norm_weight, grad_norm_bias, None, grad_weight1, grad_bias1, grad_weight2, grad_bias2,
