@@ -2,6 +2,8 @@
 from . import compat  # noqa: F401  (first: the rest relies on it)
 from .engine import LayerDecayOptimWrapperConstructor, PretrainedInit, SparseExponentialMovingAverage, SparsityHook
 from .models import SLaK
+from .zoo import get_model, list_models
 
 __version__ = '0.1.0'
-__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook']
+__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'get_model',
+           'list_models']

@@ -1,0 +1,49 @@
+"""The models of this project's configs, by name."""
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import List, Optional
+
+from mmengine.config import Config
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+
+from .engine import PretrainedInit
+
+CONFIGS = Path(__file__).parent / '.mim/configs'
+
+
+def list_models(pattern: str = '*') -> List[str]:
+    """Names for :func:`get_model`: the configs of this project.
+
+    Args:
+        pattern (str): As in a shell, e.g. ``'*ade20k'``. Defaults to all.
+    """
+    return sorted(path.stem for path in CONFIGS.glob('*.py') if fnmatch(path.stem, pattern))
+
+
+def get_model(name: str, pretrained: Optional[str] = None) -> BaseModel:
+    """Builds the model of a config: a classifier, a segmentor or a detector, in evaluation mode.
+
+    Args:
+        name (str): One of :func:`list_models`.
+        pretrained (str, optional): Path or URL of an official, downstream, converted or mmengine file. Of an ImageNet file a segmentor
+            or detector takes the backbone. Defaults to None: initial weights.
+
+    Raises:
+        ValueError: There is no such model.
+        CheckpointError: The file is unreadable, unsafe, or does not fit.
+    """
+    names = list_models()
+    if name not in names:
+        similar = get_close_matches(name, names) or names
+        raise ValueError(f'There is no model {name!r}. Did you mean {", ".join(similar)}? slak_mm.list_models() has all.')
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # as the Runner does
+    cfg.model.backbone.pop('init_cfg', None)  # the file that a training would start from
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        model.init_weights()
+    if pretrained is not None:
+        PretrainedInit(checkpoint=pretrained)(model)
+    return model.eval()
