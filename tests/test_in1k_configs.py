@@ -13,6 +13,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmpretrain.registry import BATCH_AUGMENTS, MODELS, TRANSFORMS
 
+from slak_mm.engine import SparseExponentialMovingAverage
+from slak_mm.models.large_kernel import LargeKernel
 from slak_mm.sparsity import maskable
 
 ROOT = Path(__file__).parents[1]
@@ -33,22 +35,51 @@ PRETRAINING = {
     't_s70_w19_120e': ('tiny', .1, 120, 128, dict(width_factor=1.9), .7, None, 32),
     't_s82_w25_120e': ('tiny', .1, 120, 128, dict(width_factor=2.5), .82, None, 32),
 }
+# Tables 1, 2, 13 and 14. name: kernel sizes, form, sparsity, paper's millions of non-zeros
+K31, K51, K61 = (31, 29, 27, 13), (51, 49, 47, 13), (61, 59, 57, 13)
+ABLATIONS = {
+    '': ((7, 7, 7, 7), 'naive', 0, 29),
+    'naive_k31': (K31, 'naive', 0, 32),
+    'naive_k51': (K51, 'naive', 0, 38),
+    'naive_k61': (K61, 'naive', 0, 43),
+    'reparam_k31': (K31, 'reparam', 0, 32),
+    'reparam_k51': (K51, 'reparam', 0, 38),
+    'reparam_k61': (K61, 'reparam', 0, 43),
+    'decomposed_k7': ((7, 7, 7, 7), 'decomposed', 0, 29),
+    'decomposed_k31': (K31, 'decomposed', 0, 30),
+    'decomposed_k51': (K51, 'decomposed', 0, 31),
+    'decomposed_k61': (K61, 'decomposed', 0, 31),
+    'sparse_k7': ((7, 7, 7, 7), 'decomposed', .4, 17),
+    'sparse_k31': (K31, 'decomposed', .4, 18),
+    'sparse_k51': (K51, 'decomposed', .4, 18),
+    'sparse_k61': (K61, 'decomposed', .4, 19),
+    'sequential': (K51, 'sequential', 0, None),
+    'dilated': ((19, 17, 17, 5), 'dilated', 0, None),
+    'stacked': ((21, 21, 21, 21), 'stacked', 0, None),
+    'k31_k7_k7_k7': ((31, 7, 7, 7), ('reparam', 'naive', 'naive', 'naive'), 0, None),
+    'k7_k29_k7_k7': ((7, 29, 7, 7), ('naive', 'reparam', 'naive', 'naive'), 0, None),
+    'k7_k7_k27_k7': ((7, 7, 27, 7), ('naive', 'naive', 'reparam', 'naive'), 0, None),
+    'k7_k7_k7_k13': ((7, 7, 7, 13), ('naive', 'naive', 'naive', 'reparam'), 0, None),
+    'k7_k7_k27_k13': ((7, 7, 27, 13), ('naive', 'naive', 'reparam', 'reparam'), 0, None),
+}
+ABLATION_FILES = {name: '_'.join(filter(None, ('convnext_t', name, '120e'))) for name in ABLATIONS}
 
 
 @functools.cache
 def read(name):
-    return Config.fromfile(ROOT / f'configs/slak_{name}_in1k.py')
+    return Config.fromfile(ROOT / f'configs/{name if name.startswith("convnext") else f"slak_{name}"}_in1k.py')
 
 
 @functools.cache
 def build(name):
-    cfg = read(name)
+    cfg = copy.deepcopy(read(name))  # mmpretrain changes it
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.device('meta'):
         return MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
 
 
 def test_every_config_is_tested():
-    assert {f'slak_{name}_in1k.py' for name in (*PRETRAINING, 'b_384')} == {path.name for path in ROOT.glob('configs/*_in1k.py')}
+    names = {*(f'slak_{name}' for name in (*PRETRAINING, 'b_384')), *ABLATION_FILES.values()}
+    assert {f'{name}_in1k.py' for name in names} == {path.name for path in ROOT.glob('configs/*_in1k.py')}
 
 
 @pytest.mark.parametrize('name', PRETRAINING)
@@ -77,6 +108,57 @@ def test_recipe(name):
     masked = sum(param.numel() for param in maskable(model).values())
     kept = total - masked + round((1 - sparsity) * masked)
     assert nonzero is None or kept / 1e6 == pytest.approx(nonzero, abs=.6), kept
+
+
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_ablations(name):
+    kernel_sizes, form, sparsity, nonzero = ABLATIONS[name]
+    cfg, slak = read(ABLATION_FILES[name]), read('t_120e')
+    model = build(ABLATION_FILES[name])
+    forms = (form, ) * 4 if isinstance(form, str) else form
+    for i, stage in enumerate(model.backbone.stages):
+        layer = LargeKernel(model.backbone.channels[i], kernel_sizes[i], 5, forms[i], dict(type='BN'))
+        assert stage[-1].large_kernel.state_dict().keys() == layer.state_dict().keys()
+        assert [p.shape for p in stage[-1].large_kernel.parameters()] == [p.shape for p in layer.parameters()]
+    assert model.backbone.channels == (96, 192, 384, 768) and cfg.model.backbone.drop_path_rate == .1
+
+    same = set(slak) - {'model', 'custom_hooks'}
+    assert {key: cfg[key] for key in same} == {key: slak[key] for key in same}
+    assert cfg.model.head == dict(slak.model.head, in_channels=768)
+    *sparse, ema = cfg.custom_hooks
+    assert sparse == (slak.custom_hooks[:1] if sparsity else [])
+    assert ema == dict(slak.custom_hooks[1], **({} if sparsity else dict(interval=cfg.optim_wrapper.accumulative_counts)))
+
+    total = sum(param.numel() for param in model.parameters())
+    masked = sum(param.numel() for param in maskable(model).values())
+    assert nonzero is None or (total - sparsity * masked) / 1e6 == pytest.approx(nonzero, rel=.02, abs=.6)
+
+
+@pytest.mark.parametrize('name', ABLATIONS)
+def test_ablations_run_on_a_micro_network(name):
+    cfg = copy.deepcopy(read(ABLATION_FILES[name]))
+    cfg.model.backbone.update(arch=dict(depths=(1, 1, 1, 1), channels=(4, 6, 8, 10)), norm_cfg=dict(type='BN'))
+    cfg.model.head.update(in_channels=10)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    images = torch.randn(2, 3, 64, 64)
+    model.train()(images)
+    logits = model.eval()(images)
+    assert logits.shape == (2, 1000)
+    model.backbone.switch_to_deploy()
+    torch.testing.assert_close(model(images), logits, rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_beside_a_dense_model_takes_each_optimizer_step():
+    ema = read(ABLATION_FILES['']).custom_hooks[0]
+    weights = torch.nn.Linear(1, 1, bias=False)
+    average = SparseExponentialMovingAverage(weights, momentum=ema.momentum, interval=ema.interval, update_buffers=ema.update_buffers)
+    weights.weight.data.fill_(0.)
+    average.update_parameters(weights)  # starts there
+    weights.weight.data.fill_(1.)
+    for _ in range(16):
+        average.update_parameters(weights)
+    assert average.module.weight.item() == pytest.approx(1 - (1 - 1e-4)**2, rel=1e-3)
 
 
 def test_data():

@@ -1,29 +1,36 @@
 from functools import reduce
 from operator import add
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .ops import large_kernel_branches, large_kernel_conv2d, merge
 
-FORMS = ('decomposed', 'reparam', 'naive')
+PARALLEL_FORMS = ('decomposed', 'reparam', 'naive')
+FORMS = (*PARALLEL_FORMS, 'sequential', 'dilated', 'stacked')
+DILATION = 3
 
 
 def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[str, Tuple[int, int]]:
-    """Name and (height, width) of each parallel convolution of a large-kernel layer, M = ``kernel_size``, N = ``small_kernel_size``.
+    """Name and (height, width) of each convolution of a large-kernel layer, M = ``kernel_size``, N = ``small_kernel_size``.
 
     Args:
-        form (str): ``'decomposed'``: ``tall`` MxN, ``wide`` NxM and ``small`` NxN (paper, section 4). ``'reparam'``: ``full`` MxM and
-            ``small`` NxN (RepLKNet's; official ``lkb_origin``). ``'naive'``: ``full`` MxM alone; N is not used.
-        kernel_size (int): M, odd.
-        small_kernel_size (int): N, odd, not above M. At N = M there is no ``small`` branch, as in the official code.
+        form (str): What is summed. ``'decomposed'``: ``tall`` MxN, ``wide`` NxM and ``small`` NxN (paper, section 4). ``'reparam'``:
+            ``full`` MxM and ``small`` NxN (RepLKNet's; official ``lkb_origin``). ``'naive'``: ``full`` MxM alone; N is not used.
+            Three that the paper compares with (appendix I), each beside a ``small`` NxN: ``'sequential'``: MxN, then NxM
+            (``sequence.0`` and ``sequence.1``), which reach M + N - 1 pixels. ``'dilated'``: ``dilated`` MxM with dilation 3, which
+            reaches 3M - 2. ``'stacked'``: as many 3x3 in sequence as reach M pixels, (M - 1) / 2; the paper's ten are M = 21.
+        kernel_size (int): M, odd; at least 3 if stacked.
+        small_kernel_size (int): N, odd, not above M (above 3M - 2 if dilated). At that limit there is no ``small`` branch, as in the
+            official code.
 
     Raises:
-        ValueError: An unknown form, an even or non-positive size, or N > M.
+        ValueError: An unknown form, an even or non-positive size, too large an N, or nothing to stack.
     """
     if form not in FORMS:
         raise ValueError(f'large_kernel={form!r} is unknown; choose from {FORMS}.')
@@ -34,14 +41,21 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
                              'so its output would be shifted by half a pixel.')
     if form == 'naive':
         return dict(full=(kernel_size, kernel_size))
-    if small_kernel_size > kernel_size:
-        raise ValueError(f'small_kernel_size={small_kernel_size} exceeds the large kernel {kernel_size}: choose an odd '
-                         f"small_kernel_size <= {kernel_size}, or large_kernel='naive' to have no small kernel.")
-    if form == 'decomposed':
-        shapes = dict(tall=(kernel_size, small_kernel_size), wide=(small_kernel_size, kernel_size))
-    else:
-        shapes = dict(full=(kernel_size, kernel_size))
-    if small_kernel_size < kernel_size:
+    limit = DILATION * (kernel_size - 1) + 1 if form == 'dilated' else kernel_size
+    if small_kernel_size > limit:
+        raise ValueError(f'small_kernel_size={small_kernel_size} exceeds the large kernel {limit}: choose an odd '
+                         f"small_kernel_size <= {limit}, or large_kernel='naive' to have no small kernel.")
+    if form == 'stacked' and kernel_size < 3:
+        raise ValueError(f"large_kernel='stacked' stacks 3x3 kernels, so the large kernel must be at least 3, got {kernel_size}.")
+    tall, wide, square = (kernel_size, small_kernel_size), (small_kernel_size, kernel_size), (kernel_size, kernel_size)
+    shapes = {
+        'decomposed': dict(tall=tall, wide=wide),
+        'reparam': dict(full=square),
+        'sequential': {'sequence.0': tall, 'sequence.1': wide},
+        'dilated': dict(dilated=square),
+        'stacked': {f'sequence.{i}': (3, 3) for i in range(kernel_size // 2)},
+    }[form]
+    if small_kernel_size < limit:
         shapes['small'] = (small_kernel_size, small_kernel_size)
     return shapes
 
@@ -54,10 +68,10 @@ def has_hooks(module: nn.Module) -> bool:
 class DepthwiseConvBN(nn.Module):
     """Depthwise convolution, then batch norm; one convolution with bias once :meth:`fuse` was called (or ``deploy=True``)."""
 
-    def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False):
+    def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False, dilation: int = 1):
         super().__init__()
-        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
-        self.conv = nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=deploy)
+        padding = tuple(dilation * (size // 2) for size in kernel_size)
+        self.conv = nn.Conv2d(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels, bias=deploy)
         self.bn = None if deploy else build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,32 +100,82 @@ class DepthwiseConvBN(nn.Module):
             self.bn = None
 
 
+def dilated_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: int) -> Tensor:
+    """Depthwise convolution with dilation, output as large as the input; by the plain one, on every ``dilation``-th row and column.
+
+    Rows and columns that far apart do not meet the others, so each of the ``dilation ** 2`` interleaved maps is an image of its own.
+    Thus a dilated kernel has the backends and the sliced-off taps of any other.
+
+    Args:
+        x (Tensor): Input of shape (N, C, H, W).
+        weight (Tensor): Kernels of shape (C, 1, kH, kW), both sides odd.
+        bias (Tensor, optional): Shape (C,).
+        dilation (int): Distance between taps. With 1 this is :func:`~slak_mm.models.ops.large_kernel_conv2d`.
+
+    Returns:
+        Tensor: Shape (N, C, H, W).
+    """
+    if dilation == 1:
+        return large_kernel_conv2d(x, [weight], bias)
+    (n, c, h, w), d = x.shape, dilation
+    x = F.pad(x, (0, -w % d, 0, -h % d))
+    rows, columns = x.shape[2] // d, x.shape[3] // d
+    x = x.view(n, c, rows, d, columns, d).permute(0, 3, 5, 2, 4, 1).reshape(-1, rows, columns, c).permute(0, 3, 1, 2)
+    x = large_kernel_conv2d(x, [weight], bias)
+    x = x.permute(0, 2, 3, 1).reshape(n, d, d, rows, columns, c).permute(0, 3, 1, 4, 2, 5).reshape(n, rows * d, columns * d, c)
+    return x.permute(0, 3, 1, 2)[:, :, :h, :w]
+
+
+def conv_bn(x: Tensor, branch: DepthwiseConvBN) -> Tensor:
+    """``branch(x)`` by this package's convolution."""
+    linear = branch.is_linear
+    weight, bias = branch.folded() if linear else (branch.conv.weight, None)
+    x = dilated_conv2d(x, weight, bias, branch.conv.dilation[0])
+    return x if linear else branch.bn(x)
+
+
 class LargeKernel(nn.Module):
-    """A large-kernel layer: the sum of parallel depthwise convolutions, each followed by its own batch norm.
+    """A large-kernel layer: depthwise convolutions, each followed by its own batch norm, side by side or in sequence.
 
     The normalisation before the sum is what makes large kernels trainable (paper, section 4.1). Where it is linear (batch norms
-    frozen, in evaluation, or merged) the layer is one call of :func:`~slak_mm.models.ops.large_kernel_conv2d`.
+    frozen, in evaluation, or merged), parallel convolutions are one call of :func:`~slak_mm.models.ops.large_kernel_conv2d`. Appendix
+    I is silent on norms: here every convolution has one, in a sequence too, as the authors' layer always pairs them.
 
     Args:
         channels (int): Number of channels, C.
         kernel_size (int): The longer edge M.
         small_kernel_size (int): The shorter edge N, also the size of the small kernel.
         form (str): See :func:`branch_shapes`.
-        norm_cfg (dict): Norm after each branch.
+        norm_cfg (dict): Norm after each convolution.
         deploy (bool): Build the merged form that :meth:`switch_to_deploy` makes. Defaults to False.
+
+    Raises:
+        ValueError: Kernels that :func:`branch_shapes` refuses.
     """
 
     def __init__(self, channels: int, kernel_size: int, small_kernel_size: int, form: str, norm_cfg: dict, deploy: bool = False):
         super().__init__()
+        self.is_parallel = form in PARALLEL_FORMS
         for name, shape in branch_shapes(form, kernel_size, small_kernel_size).items():
-            if not (deploy and name == 'small'):
-                self.add_module(name, DepthwiseConvBN(channels, shape, norm_cfg, deploy))
+            if deploy and name == 'small' and self.is_parallel:
+                continue
+            conv = DepthwiseConvBN(channels, shape, norm_cfg, deploy, DILATION if name == 'dilated' else 1)
+            branch, _, step = name.partition('.')
+            if not step:
+                self.add_module(branch, conv)
+            elif step == '0':
+                self.add_module(branch, nn.Sequential(conv))
+            else:
+                getattr(self, branch).append(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         branches = list(self.children())
         if any(has_hooks(module) for branch in branches for module in branch.modules()):
             return reduce(add, (branch(x) for branch in branches))
+        if not self.is_parallel:
+            paths = (branch if isinstance(branch, nn.Sequential) else (branch, ) for branch in branches)
+            return reduce(add, (reduce(conv_bn, path, x) for path in paths))
         if all(branch.is_linear for branch in branches):
             weights, biases = zip(*(branch.folded() for branch in branches))
             return large_kernel_conv2d(x, weights, sum(biases))
@@ -119,10 +183,15 @@ class LargeKernel(nn.Module):
         return reduce(add, (branch.bn(out) for branch, out in zip(branches, outs)))
 
     def switch_to_deploy(self) -> None:
-        """Folds each batch norm and adds the small kernel into the centre of the first large one: outputs stay equal."""
-        for branch in self.children():
-            branch.fuse()
-        if not hasattr(self, 'small'):
+        """Folds each batch norm and, in the parallel forms, adds the small kernel into the centre of the first large one.
+
+        Outputs stay equal. A sequence pads its map anew before each convolution, so it is no single convolution at the border, and
+        a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias.
+        """
+        for module in self.modules():
+            if isinstance(module, DepthwiseConvBN):
+                module.fuse()
+        if not (self.is_parallel and hasattr(self, 'small')):
             return
         small, large = self.small.conv, next(self.children()).conv
         large.weight.data, = merge([large.weight.data, small.weight.data])

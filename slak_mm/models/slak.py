@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..checkpoint import adapt_state_dict
 from ..compat import is_compiling
 from ..registry import MODELS, register
-from .large_kernel import LargeKernel, has_hooks
+from .large_kernel import FORMS, LargeKernel, has_hooks
 from .ops import norm_mlp
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
@@ -116,8 +116,9 @@ class SLaK(BaseModule):
         kernel_sizes (Sequence[int]): The longer edge M of each stage's kernels, odd. Defaults to (51, 49, 47, 13).
         small_kernel_size (int): The shorter edge N and the size of the small kernel, odd, at most the smallest M. Defaults to 5.
         width_factor (float): Stage i has ``int(channels[i] * width_factor)`` channels. Defaults to 1.3.
-        large_kernel (str): Form of the large-kernel layer: ``'decomposed'`` (the paper's), ``'reparam'`` (MxM + small) or
-            ``'naive'`` (MxM alone). Defaults to 'decomposed'.
+        large_kernel (str | Sequence[str]): Form of the large-kernel layer, or of each stage's: ``'decomposed'`` (the paper's),
+            ``'reparam'`` (MxM + small), ``'naive'`` (MxM alone), or one that the paper compares with: ``'sequential'``, ``'dilated'``,
+            ``'stacked'`` (:func:`~slak_mm.models.large_kernel.branch_shapes`). Defaults to 'decomposed'.
         norm_cfg (dict): Norm after each depthwise convolution. Defaults to ``dict(type='SyncBN')``, which mmengine's Runner turns
             into BN when training is not distributed.
         drop_path_rate (float): Stochastic depth, linear over the blocks from 0 to this rate. Defaults to 0.
@@ -147,7 +148,7 @@ class SLaK(BaseModule):
                  kernel_sizes: Sequence[int] = (51, 49, 47, 13),
                  small_kernel_size: int = 5,
                  width_factor: float = 1.3,
-                 large_kernel: str = 'decomposed',
+                 large_kernel: Union[str, Sequence[str]] = 'decomposed',
                  norm_cfg: dict = dict(type='SyncBN'),
                  drop_path_rate: float = 0.,
                  layer_scale_init_value: float = 1e-6,
@@ -165,6 +166,9 @@ class SLaK(BaseModule):
         num_stages = len(self.depths)
         if isinstance(kernel_sizes, int) or len(kernel_sizes) != num_stages:
             raise ValueError(f'kernel_sizes must hold one odd size for each of the {num_stages} stages, got {kernel_sizes!r}.')
+        forms = (large_kernel, ) * num_stages if isinstance(large_kernel, str) else tuple(large_kernel)
+        if len(forms) != num_stages:
+            raise ValueError(f'large_kernel must be one of {FORMS}, or one for each of the {num_stages} stages, got {large_kernel!r}.')
         self.out_indices = self._parse_out_indices(out_indices, num_stages)
         if frozen_stages not in range(num_stages + 1):
             raise ValueError(f'frozen_stages must be an integer from 0 (none) to {num_stages} (all), got {frozen_stages!r}.')
@@ -184,7 +188,7 @@ class SLaK(BaseModule):
             self.stages.append(
                 nn.Sequential(*(SLaKBlock(
                     width,
-                    LargeKernel(width, kernel_sizes[i], small_kernel_size, large_kernel, norm_cfg, deploy),
+                    LargeKernel(width, kernel_sizes[i], small_kernel_size, forms[i], norm_cfg, deploy),
                     drop_path_rate=next(drop_path_rates),
                     layer_scale_init_value=layer_scale_init_value,
                     with_cp=with_cp) for _ in range(depth))))

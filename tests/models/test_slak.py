@@ -4,9 +4,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS as pretrain_models
 
 from slak_mm.models import SLaK
-from slak_mm.models.large_kernel import LargeKernel
+from slak_mm.models.large_kernel import FORMS, LargeKernel
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -28,7 +29,13 @@ def test_dense_parameters_with_a_1000_class_head(arch, count):
 def test_convnext_is_the_same_class():
     with torch.device('meta'):
         model = SLaK('tiny', kernel_sizes=(7, 7, 7, 7), width_factor=1.0, large_kernel='naive')
-    assert sum(p.numel() for p in model.parameters()) + 1000 * 769 == 28_595_752
+    count = sum(p.numel() for p in model.parameters()) + 1000 * 769
+    assert count == 28_595_752
+    # mmpretrain's, like the original, has a bias in each depthwise convolution: one number a channel, where a batch norm has two
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        convnext = pretrain_models.build(dict(type='ConvNeXt', arch='tiny'))
+    channels = sum(depth * width for depth, width in zip(model.depths, model.channels))
+    assert count - channels == sum(p.numel() for p in convnext.parameters()) + 1000 * 769 == 28_589_128
 
 
 def test_channels_are_widened_and_cut():
@@ -48,7 +55,10 @@ def test_outputs(micro):
     assert last.shape[1] == 26 and second.shape[1] == 15
 
 
-@pytest.mark.parametrize('form', ['decomposed', 'reparam', 'naive'])
+MIXED = ('naive', 'stacked', 'reparam', 'dilated')
+
+
+@pytest.mark.parametrize('form', [*FORMS, MIXED])
 def test_switch_to_deploy(micro, form):
     model = build(**micro, large_kernel=form, kernel_sizes=(13, 11, 9, 7)).train()
     with torch.no_grad():
@@ -64,6 +74,37 @@ def test_switch_to_deploy(micro, form):
     deployed.load_state_dict(model.state_dict())
     for ours, theirs in zip(deployed.eval()(IMAGES), model(IMAGES)):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize('form', [*FORMS, MIXED])
+def test_every_form_trains(micro, form):
+    model = build(**micro, large_kernel=form, kernel_sizes=(13, 11, 9, 7), layer_scale_init_value=.5).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    target = torch.randn(2, 26, 2, 3)
+    losses = []
+    for _ in range(4):
+        loss = (model(IMAGES)[-1] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        kernels = [(name, p.grad) for name, p in model.named_parameters() if '.large_kernel.' in name]
+        assert all(grad.abs().sum() > 0 for name, grad in kernels if name.endswith('conv.weight'))
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize('form', ['sequential', 'dilated', 'stacked'])
+def test_every_form_compiles_whole(micro, form):
+    model = build(**micro, large_kernel=form, kernel_sizes=(9, 9, 9, 7), layer_scale_init_value=.5).eval()
+    with torch.no_grad():
+        for ours, compiled in zip(model(IMAGES), torch.compile(model, backend='eager', fullgraph=True)(IMAGES)):
+            torch.testing.assert_close(compiled, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_forms_by_stage(micro):
+    kinds = [[name for name, _ in stage[0].large_kernel.named_children()]
+             for stage in SLaK(**micro, large_kernel=list(MIXED), kernel_sizes=(7, 21, 27, 5)).stages]
+    assert kinds == [['full'], ['sequence', 'small'], ['full', 'small'], ['dilated', 'small']]
 
 
 def test_frozen_stages(micro):
@@ -155,7 +196,10 @@ def test_initialisation(micro):
     (dict(kernel_sizes=51), 'each of the 4 stages'),
     (dict(kernel_sizes=(51, 49, 47, 12)), 'odd'),
     (dict(small_kernel_size=15), 'small_kernel_size <= 13'),
-    (dict(large_kernel='lora'), "'decomposed', 'reparam', 'naive'"),
+    (dict(large_kernel='lora'), "'decomposed', 'reparam', 'naive', 'sequential', 'dilated', 'stacked'"),
+    (dict(large_kernel=('naive', 'naive', 'lora', 'naive')), "large_kernel='lora' is unknown; choose from .'decomposed'"),
+    (dict(large_kernel=('naive', 'reparam')), "'stacked'.*one for each of the 4 stages"),
+    (dict(large_kernel='dilated', kernel_sizes=(19, 17, 17, 1)), 'small_kernel_size <= 1'),
     (dict(out_indices=(0, 4)), 'from -4 to 3'),
     (dict(frozen_stages=5), 'from 0 .none. to 4'),
     (dict(width_factor=0), 'width_factor must be positive'),

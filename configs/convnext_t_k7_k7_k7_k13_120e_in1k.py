@@ -1,0 +1,4 @@
+# Table 14 names no forms: its 7-7-7-7 has the accuracy of Table 1's "naive" (ConvNeXt-T), its 31-29-27-13 that of "RepLKNet".
+_base_ = 'convnext_t_120e_in1k.py'
+
+model = dict(backbone=dict(kernel_sizes=(7, 7, 7, 13), large_kernel=('naive', 'naive', 'naive', 'reparam')))
