@@ -2,6 +2,8 @@
 
 Trains each variant from several seeds and writes a table (study.md), every number (study.json) and a figure (study.png). A seed
 settles the split, the order of the data, the initial weights and the masks. The same command gives the same numbers on a CPU.
+
+With --sweep it varies how much and how often the masks adapt instead (the paper's figure 5), and writes sweep.md, .json and .png.
 """
 import argparse
 import json
@@ -31,15 +33,20 @@ BATCH_SIZE = 25
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.05
 INTERVAL = 10  # of 360 steps; the paper's is 100 of 94,000
+PRUNE_RATE = .3
+SWEEP_RATES = (.1, .3, .5)
+SWEEP_INTERVALS = (3, 10, 30)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is trained: the longest kernel's nominal size, dense or sparse, and how a sparse one grows."""
+    """What is trained: the longest kernel's nominal size, dense or sparse, and how a sparse one adapts."""
     name: str
     kernel: int
     sparse: bool = True
     grow: Optional[str] = None
+    prune_rate: float = PRUNE_RATE
+    interval: int = INTERVAL
 
 
 REFERENCE = Variant('51, sparse, dynamic (random)', 51, grow='random')
@@ -51,6 +58,9 @@ VARIANTS = (
     Variant('7, sparse, dynamic (random)', 7, grow='random'),
     Variant('7, dense', 7, sparse=False),
 )
+STATIC = Variant('static', 51)
+SWEEP = (STATIC, *(Variant(f'{rate} / {interval}', 51, grow='random', prune_rate=rate, interval=interval)
+                   for rate in SWEEP_RATES for interval in SWEEP_INTERVALS))
 
 
 def reachable(kernel_sizes: Sequence[int], image_size: int) -> List[int]:
@@ -101,8 +111,8 @@ def train(variant: Variant, seed: int, args: argparse.Namespace) -> Dict[str, fl
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps)
     if variant.sparse:
-        sparsity = DynamicSparsity(model, total_steps, sparsity_for(args.nonzero, model), grow=variant.grow, interval=INTERVAL,
-                                   seed=seed)
+        sparsity = DynamicSparsity(model, total_steps, sparsity_for(args.nonzero, model), grow=variant.grow,
+                                   interval=variant.interval, prune_rate=variant.prune_rate, seed=seed)
         sparsity.initialize(lambda: F.cross_entropy(model(images[:BATCH_SIZE]), labels[:BATCH_SIZE]))
         optimizer.register_step_pre_hook(lambda optimizer, *_: sparsity.before_step(optimizer))
         optimizer.register_step_post_hook(lambda optimizer, *_: sparsity.step(optimizer))
@@ -178,9 +188,59 @@ def draw(runs: List[dict], rows: List[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def summarize_sweep(runs: List[dict]) -> List[dict]:
+    """Mean and standard deviation over the seeds of accuracy, loss and the difference in accuracy to static of equal seed."""
+    static = [run['accuracy'] for run in runs if run['variant'] == STATIC.name]
+    rows = []
+    for variant in SWEEP:
+        own = [run for run in runs if run['variant'] == variant.name]
+        values = dict(accuracy=[run['accuracy'] for run in own], loss=[run['loss'] for run in own])
+        values['difference'] = [mine - other for mine, other in zip(values['accuracy'], static)]
+        row = dict(variant=variant.name, prune_rate=variant.prune_rate if variant.grow else 0, interval=variant.interval)
+        for name, numbers in values.items():
+            row.update({f'{name}_mean': mean(numbers), f'{name}_std': stdev(numbers)})
+        rows.append(row)
+    return rows
+
+
+def sweep_table(rows: List[dict]) -> str:
+    """The sweep in Markdown."""
+    lines = ['| prune rate / interval | test accuracy, % | minus static, same seed | training loss |', '|---|---|---|---|']
+    for row in rows:
+        difference = '' if row['variant'] == STATIC.name else '{difference_mean:+.2f} ± {difference_std:.2f}'.format(**row)
+        lines.append('| {variant} | {accuracy_mean:.2f} ± {accuracy_std:.2f} | {} | {loss_mean:.4f} ± {loss_std:.4f} |'
+                     .format(difference, **row))
+    return '\n'.join(lines) + '\n'
+
+
+def draw_sweep(rows: List[dict], path: Path) -> None:
+    """Accuracy and loss over the interval, a line for each prune rate; the band is static training."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout='constrained')
+    for axes, value, label in zip(panels, ('accuracy', 'loss'), ('test accuracy, %', 'training loss of the last epoch')):
+        static, *dynamic = [(row, row[f'{value}_mean'], row[f'{value}_std']) for row in rows]
+        axes.axhspan(static[1] - static[2], static[1] + static[2], color='tab:gray', alpha=.2, linewidth=0)
+        axes.axhline(static[1], color='tab:gray', label='static')
+        for i, rate in enumerate(SWEEP_RATES):
+            points = [entry for entry in dynamic if entry[0]['prune_rate'] == rate]
+            # a little apart, or the whiskers would cover each other
+            at = [row['interval'] * 1.06**(i - 1) for row, _, _ in points]
+            axes.errorbar(at, [point[1] for point in points], yerr=[point[2] for point in points], fmt='o-', markersize=4, capsize=3,
+                          label=f'prune rate {rate}')
+        axes.set_xscale('log')
+        axes.set_xticks(SWEEP_INTERVALS, SWEEP_INTERVALS)
+        axes.minorticks_off()
+        axes.set_xlabel('optimizer steps between adaptations')
+        axes.set_ylabel(label)
+        axes.spines[['top', 'right']].set_visible(False)
+    panels[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/study'), help='folder for study.md, study.json, study.png')
+    parser.add_argument('--sweep', action='store_true', help='the rate and the interval of adaptation instead, with 51 kernels')
     parser.add_argument('--seeds', type=int, default=8, help='number of seeds, at least 2')
     parser.add_argument('--epochs', type=int, default=30)
     parser.add_argument('--sparsity', type=float, default=0.8, help='of the sparse models with 51 kernels; that of the others follows')
@@ -197,16 +257,21 @@ def main():
     torch.set_num_threads(args.threads)
     total, masked = count(Classifier(51, args.image_size, args.channels))
     args.nonzero = total - round(args.sparsity * masked)
+    name, variants = ('sweep', SWEEP) if args.sweep else ('study', VARIANTS)
     runs = [dict(variant=variant.name, seed=seed, **train(variant, seed, args))
-            for seed, variant in track([(seed, variant) for seed in range(args.seeds) for variant in VARIANTS], 'training')]
-    rows = summarize(runs)
+            for seed, variant in track([(seed, variant) for seed in range(args.seeds) for variant in variants], 'training')]
+    rows = summarize_sweep(runs) if args.sweep else summarize(runs)
+    markdown = sweep_table(rows) if args.sweep else table(rows)
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in vars(args).items() if name != 'out'}
+    settings = {name: value for name, value in vars(args).items() if name not in ('out', 'sweep')}
     result = dict(settings=settings, torch=torch.__version__, summary=rows, runs=runs)
-    (args.out / 'study.json').write_text(json.dumps(result, indent=1) + '\n')
-    (args.out / 'study.md').write_text(table(rows))
-    draw(runs, rows, args.out / 'study.png')
-    print(table(rows) + f'\n{args.out}/study.md, study.json, study.png')
+    (args.out / f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
+    (args.out / f'{name}.md').write_text(markdown)
+    if args.sweep:
+        draw_sweep(rows, args.out / 'sweep.png')
+    else:
+        draw(runs, rows, args.out / 'study.png')
+    print(f'{markdown}\n{args.out}/{name}.md, {name}.json, {name}.png')
 
 
 if __name__ == '__main__':

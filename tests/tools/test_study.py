@@ -12,10 +12,10 @@ DENSE, SPARSE = ('51, dense', '7, dense'), ('51, sparse, static', '51, sparse, d
                                             '7, sparse, dynamic (random)')
 
 
-def study(out):
+def study(out, *args):
     result = subprocess.run(
         [sys.executable, '-W', 'ignore', ROOT / 'tools/study.py', '--out', out, '--seeds', '2', '--epochs', '1', '--image-size', '64',
-         '--train-images', '275', '--test-images', '30', '--channels', '4', '4', '8', '8'], capture_output=True, text=True)
+         '--train-images', '275', '--test-images', '30', '--channels', '4', '4', '8', '8', *args], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -65,6 +65,21 @@ def test_sparse_models_have_equally_many_nonzero_parameters(studied):
             assert 0.995 * budget <= run['nonzero'] <= budget
         else:
             assert run['nonzero'] > 2 * budget
+
+
+def test_sweep(tmp_path):
+    printed = study(tmp_path, '--sweep')
+    result = json.loads((tmp_path / 'sweep.json').read_text())
+    names = ['static', *(f'{rate} / {interval}' for rate in (.1, .3, .5) for interval in (3, 10, 30))]
+    assert [row['variant'] for row in result['summary']] == names
+    assert {(run['variant'], run['seed']) for run in result['runs']} == {(name, seed) for name in names for seed in range(2)}
+    static, _, row, never = result['summary'][:4]
+    accuracies = {name: [run['accuracy'] for run in result['runs'] if run['variant'] == name] for name in names}
+    assert row['accuracy_mean'] == mean(accuracies['0.1 / 10'])
+    assert row['difference_mean'] == mean(a - b for a, b in zip(accuracies['0.1 / 10'], accuracies['static']))
+    # an epoch has 11 steps: masks that would adapt every 30 are the static ones
+    assert (never['interval'], never['loss_mean']) == (30, static['loss_mean']) and row['loss_mean'] != static['loss_mean']
+    assert (tmp_path / 'sweep.md').read_text() in printed and (tmp_path / 'sweep.png').stat().st_size > 10_000
 
 
 def test_stripes_without_unreachable_taps_compute_the_same(monkeypatch):
