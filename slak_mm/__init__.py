@@ -5,5 +5,7 @@ from .models import SLaK
 from .zoo import get_model, list_models
 
 __version__ = '0.1.0'
-__all__ = ['LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'get_model',
-           'list_models']
+__all__ = [
+    'LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'get_model',
+    'list_models'
+]
