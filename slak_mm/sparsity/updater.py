@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
@@ -174,22 +175,30 @@ class DynamicSparsity:
         self._moments_zero, self._gradients_masked = not keep_moments, False
         return adapt
 
-    @torch.no_grad()
     def _adapt(self, optimizer: torch.optim.Optimizer) -> None:
+        # what is pruned from a frozen layer is lost, and what grows stays zero
+        names = [name for name in self.masks.active if self.masks.params[name].requires_grad]
+        if all(mask.device.type == 'cpu' for mask in self.masks.active.values()):
+            # the work on a layer is hardly parallel in itself, and no layer depends on another
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(lambda name: self._adapt_layer(name, optimizer), names))
+        else:
+            for name in names:
+                self._adapt_layer(name, optimizer)
+
+    @torch.no_grad()
+    def _adapt_layer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         prune, grow = PRUNE[self.config['prune']], GROW[self.config['grow']]
-        for name, mask in self.masks.active.items():
-            param = self.masks.params[name]
-            if not param.requires_grad:
-                continue  # what is pruned from a frozen layer is lost, and what grows stays zero
-            active, inactive = mask.flatten().nonzero().squeeze(1), (~mask).flatten().nonzero().squeeze(1)
-            count = min(round(self.rate * active.numel()), inactive.numel())
-            rng = generator(self.config['seed'], self.steps, name)
-            try:
-                pruned = active[prune(param.flatten()[active], count)]
-                grown = inactive[grow(param, optimizer.state.get(param, {}), inactive, count, rng)]
-            except ValueError as error:
-                raise ValueError(f'{name}: {error}') from error
-            self.masks.exchange(name, pruned, grown)
+        param, active = self.masks.params[name], self.masks.active[name].flatten()
+        inactive = (~active).nonzero().squeeze(1)
+        count = min(round(self.rate * (active.numel() - inactive.numel())), inactive.numel())
+        rng = generator(self.config['seed'], self.steps, name)
+        try:
+            pruned = prune(param.flatten(), count, active)
+            grown = inactive[grow(param, optimizer.state.get(param, {}), inactive, count, rng)]
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
+        self.masks.exchange(name, pruned, grown)
 
     def _require_masks(self) -> None:
         if not self._ready:

@@ -28,6 +28,30 @@ def test_lowest_and_highest_are_those_of_a_stable_sort(values, data):
     assert sorted(highest(torch.tensor(values).float(), count).tolist()) == sorted(order[:count])
 
 
+@pytest.mark.parametrize('spread', [1e-9, .5, 3])  # from nearly all equal, where the sample's bound is of no use, to hardly a tie
+@pytest.mark.parametrize('share', [1e-4, .1, .9])
+def test_large_layers_are_ranked_exactly(spread, share):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200_000, generator=generator).mul(spread).round(decimals=2)
+    among = torch.rand(200_000, generator=generator) < share
+    places = among.nonzero().squeeze(1)
+    for count in (1, len(places) // 3, len(places)):
+        expected = places[values[places].sort(stable=True).indices[:count]]
+        assert torch.equal(lowest(values, count, among).sort().values, expected.sort().values)
+        expected = places[values[places].neg().sort(stable=True).indices[:count]]
+        assert torch.equal(highest(values, count, among).sort().values, expected.sort().values)
+    assert torch.equal(lowest(values, 500).sort().values, values.sort(stable=True).indices[:500].sort().values)
+
+
+@pytest.mark.parametrize('rule', PRUNE)
+def test_only_active_weights_are_pruned(rule):
+    weights, active = torch.randn(1000), torch.rand(1000) < .6
+    pruned = PRUNE[rule](weights, 100, active)
+    assert active[pruned].all() and pruned.unique().numel() == 100
+    alone = active.nonzero().squeeze(1)[PRUNE[rule](weights[active], 100)]
+    assert torch.equal(pruned.sort().values, alone.sort().values)
+
+
 def test_nan_is_refused_not_miscounted():
     with pytest.raises(ValueError, match='NaN'):
         lowest(torch.tensor([1., float('nan'), 2.]), 3)
