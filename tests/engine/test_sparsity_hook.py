@@ -64,24 +64,25 @@ class ScalerWrapper(OptimWrapper):
 
 
 def build(work_dir, model=None, hooks=(dict(interval=2), ), iters=8, resume=None, accumulate=1, shuffle=True, ema=None, save=4,
-          optim_wrapper=dict(type='OptimWrapper'), optimizer=dict(type='AdamW', lr=1e-2), **kwargs):
-    """``hooks`` are options of SparsityHook; ``ema``, those of EMAHook; ``kwargs``, those of the Runner."""
-    return Runner(
-        model=model or Model(),
-        work_dir=str(work_dir),
+          optim_wrapper=dict(type='OptimWrapper'), optimizer=dict(type='AdamW', lr=1e-2), default_hooks={}, **kwargs):
+    """``hooks`` are options of SparsityHook; ``ema``, those of EMAHook; ``resume``, a file or True; ``kwargs``, of the Runner."""
+    defaults = dict(
         train_dataloader=dict(batch_size=4, num_workers=0, dataset=Data(), collate_fn=dict(type='default_collate'),
                               sampler=dict(type='InfiniteSampler', shuffle=shuffle)),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters),
+        randomness=dict(seed=0))
+    return Runner(
+        model=model or Model(),
+        work_dir=str(work_dir),
         optim_wrapper=dict(optim_wrapper, optimizer=optimizer, accumulative_counts=accumulate),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=save, by_epoch=False), logger=None),
+        default_hooks=dict(dict(checkpoint=dict(type='CheckpointHook', interval=save, by_epoch=False), logger=None), **default_hooks),
         custom_hooks=[dict(type='slak_mm.SparsityHook', **hook) for hook in hooks]
         + ([] if ema is None else [dict(type='EMAHook', priority='ABOVE_NORMAL', **ema)]),
-        randomness=dict(seed=0),
-        load_from=resume,
+        load_from=None if resume is True else resume,
         resume=resume is not None,
         experiment_name=f'test_{id(work_dir)}_{torch.randint(10**9, (1, )).item()}',
         default_scope='mmengine',
-        **kwargs)
+        **{**defaults, **kwargs})
 
 
 def run(*args, **kwargs):
