@@ -1,7 +1,14 @@
 """SLaK (Sparse Large Kernel Network) for OpenMMLab 2.x. Importing this package registers everything in it."""
 from . import compat  # noqa: F401  (first: the rest relies on it)
-from .engine import (CheckInvalidLossHook, CheckpointHook, ExactResumeHook, LayerDecayOptimWrapperConstructor, PretrainedInit,
-                     SparseExponentialMovingAverage, SparsityHook)
+from .engine import (
+    CheckInvalidLossHook,
+    CheckpointHook,
+    ExactResumeHook,
+    LayerDecayOptimWrapperConstructor,
+    PretrainedInit,
+    SparseExponentialMovingAverage,
+    SparsityHook,
+)
 from .models import SLaK
 from .zoo import get_model, list_models
 

@@ -1,22 +1,14 @@
-"""Official SLaK files, and any other, to the names of :class:`slak_mm.models.SLaK`. Refuses to load nothing, or half.
-
-Everything but :func:`load_file` is a pure function of a state dict.
-"""
-import hashlib
-import os
-import pickle
+"""Official SLaK files, and any other, to the names of :class:`slak_mm.models.SLaK`. Refuses to load nothing, or half."""
 import re
 from collections import OrderedDict
-from typing import Dict, Optional
-from urllib.parse import urlparse
+from typing import Dict, Iterable, Optional
 
 import torch
-from mmengine.dist import barrier, is_main_process
-from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from .compat import load_weights_only
+from .checkpoint_file import CheckpointError, load_file, named
+from .sparsity.masks import Masks
 
 # One table: how the authors name the branches of a large-kernel layer, over the years, and how we do.
 OFFICIAL_NAMES = dict(LoRA1='tall', LoRA2='wide', Decom1='tall', Decom2='wide', small_conv='small', lkb_origin='full',
@@ -24,68 +16,9 @@ OFFICIAL_NAMES = dict(LoRA1='tall', LoRA2='wide', Decom1='tall', Decom2='wide', 
 _OFFICIAL_NAME = re.compile(rf'(?<=\.large_kernel\.)({"|".join(OFFICIAL_NAMES)})(?=\.)')
 _STEM = 'downsample_layers.0.0.weight'  # every file of a SLaK has this key, so what stands before it is the prefix
 _OUTPUT_NORM = re.compile(r'norm\d*\.')
+_REAL = re.compile(r'(^|\.)(weight|bias|gamma|running_mean|running_var)$')
+_DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 SCHEME = 'slak_mm://'
-
-
-class CheckpointError(RuntimeError):
-    """A file that cannot be loaded, or does not fit. Nothing was loaded."""
-
-
-def download(url: str) -> str:
-    """Downloads a file once and returns where it lies in ``torch.hub``'s folder.
-
-    The name is made of the whole URL: the official links all end in the same word, and must not share one file.
-    """
-    name = os.path.basename(urlparse(url).path) or 'checkpoint'
-    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(folder, f'{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}')
-    if is_main_process() and not os.path.exists(path):
-        os.makedirs(folder, exist_ok=True)
-        print_log(f'Downloads {url} to {path}', logger='current')
-        try:
-            torch.hub.download_url_to_file(url, path)
-        except OSError as error:
-            raise CheckpointError(f'{url} cannot be downloaded ({error}). Download it by other means and give its path.') from error
-    barrier()
-    return path
-
-
-def load_file(path: str, map_location='cpu') -> dict:
-    """Reads a checkpoint without running anything that it holds.
-
-    Args:
-        path (str): A path or an http(s) URL.
-        map_location: As for ``torch.load``. Defaults to 'cpu'.
-
-    Returns:
-        dict: What the file holds.
-
-    Raises:
-        FileNotFoundError: No such file.
-        CheckpointError: It is not a checkpoint, is cut short, or asks to run code.
-    """
-    source = path
-    if path.startswith(('http://', 'https://')):
-        path = download(path)
-        source = f'{source} (kept as {path}; delete that to download it again)'
-    path = os.path.expanduser(path)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'{path} is not there. README.md says where the official files are.')
-    try:
-        checkpoint = load_weights_only(path, map_location)
-    except Exception as error:  # torch raises a dozen types for a bad file
-        message = str(error)
-        if isinstance(error, pickle.UnpicklingError) and 'global' in message.lower():
-            name = re.search(r'GLOBAL (\S+)', message)
-            raise CheckpointError(
-                f'{source} is refused: besides weights it holds code or objects{f" ({name[1]})" if name else ""} that would run on '
-                'loading. Nothing was run. If you trust whoever made it, save its state_dict alone and load that.') from None
-        raise CheckpointError(f'{source} cannot be read: it is cut short or is not a PyTorch checkpoint '
-                              f'({type(error).__name__}: {message.splitlines()[0] if message else "no details"}). '
-                              'Compare its size with the original and copy or download it again.') from None
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{source} holds a {type(checkpoint).__name__}, not a dict of weights.')
-    return checkpoint
 
 
 def _is_state_dict(value) -> bool:
@@ -96,18 +29,46 @@ def select_state_dict(checkpoint: dict, key: Optional[str] = None) -> Dict[str, 
     """The weights in a loaded file: its entry ``key``; by default ``state_dict``, else ``model``, else the file itself.
 
     Raises:
-        CheckpointError: There is none; the message lists the keys that hold weights.
+        CheckpointError: There is none; the message lists the keys that hold weights. Or :func:`check_weights` refuses them.
     """
     choices = [name for name, value in checkpoint.items() if _is_state_dict(value)]
     if key is None:
         key = next((name for name in ('state_dict', 'model') if name in choices), None)
         if key is None and _is_state_dict(checkpoint):
-            return checkpoint
+            return check_weights(checkpoint)
     if key not in choices:
         raise CheckpointError(f'The file has no weights under key={key!r}; it has some under {choices}.' if key else
                               f'The file has weights neither at its top level nor under state_dict or model; key= may name one '
                               f'of {choices}.')
-    return checkpoint[key]
+    return check_weights(checkpoint[key])
+
+
+def check_weights(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Returns its argument, if its names are strings, and its tensors finite, real numbers where a network has such.
+
+    Raises:
+        CheckpointError: They are not; the message names the first one.
+    """
+    for name, value in state_dict.items():
+        fault = None
+        if not isinstance(name, str):
+            fault = 'is no name of a weight'
+        elif _REAL.search(name) and getattr(value, 'dtype', None) not in _DTYPES:
+            fault = f'is of type {getattr(value, "dtype", type(value).__name__)}, not float'
+        elif isinstance(value, Tensor) and not value.isfinite().all():
+            fault = 'has values that are NaN or infinite: the training that wrote it had diverged, or the file is damaged'
+        if fault:
+            raise CheckpointError(f'{name!r} {fault}. Nothing was loaded. Take another checkpoint.')
+    return state_dict
+
+
+def _rename(names: Iterable[str]) -> Dict[str, str]:
+    """The authors' names to ours."""
+    ours = {name: _OFFICIAL_NAME.sub(lambda match: OFFICIAL_NAMES[match[0]], name) for name in names}
+    if len(set(ours.values())) < len(ours):
+        twice = sorted(name for name, own in ours.items() if list(ours.values()).count(own) > 1)
+        raise CheckpointError(f'The file holds one weight under two names: {", ".join(twice[:2])}. Nothing was loaded. Remove one.')
+    return ours
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor], prefix: Optional[str] = None) -> Dict[str, Tensor]:
@@ -121,7 +82,7 @@ def convert_state_dict(state_dict: Dict[str, Tensor], prefix: Optional[str] = No
         prefix (str, optional): What stands before the backbone's keys. Only needed if the file holds several backbones.
 
     Raises:
-        CheckpointError: The file holds no SLaK, or several and ``prefix`` names none.
+        CheckpointError: The file holds no SLaK, or several and ``prefix`` names none, or a weight under two names.
     """
     found = [name[:-len(_STEM)] for name in state_dict if name.endswith(_STEM)]
     if not found:
@@ -138,10 +99,10 @@ def convert_state_dict(state_dict: Dict[str, Tensor], prefix: Optional[str] = No
     root = prefix if bare else prefix[:-len('backbone.')]
 
     converted = OrderedDict()
-    for name, value in state_dict.items():
-        if not name.startswith(root) or not isinstance(value, Tensor):
+    for theirs, name in _rename(name for name in state_dict if name.startswith(root)).items():
+        name, value = name[len(root):], state_dict[theirs]
+        if not isinstance(value, Tensor):
             continue
-        name = _OFFICIAL_NAME.sub(lambda match: OFFICIAL_NAMES[match[0]], name[len(root):])
         if bare:
             name = f'head.fc.{name[5:]}' if name.startswith('head.') else f'backbone.{name}'
         converted[name] = value
@@ -165,8 +126,16 @@ def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = 
         True).
 
     Raises:
-        KeyError: Weights are missing that every SLaK has.
+        CheckpointError: Weights are missing that every SLaK has, or have no such shape.
     """
+    try:
+        return _infer_config(state_dict, arch_settings or {})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'The weights are not those of a whole SLaK ({type(error).__name__}: {error}). Take a file that '
+                              'is.') from None
+
+
+def _infer_config(state_dict, arch_settings) -> dict:
     depths = tuple(len({name.split('.')[2] for name in state_dict if name.startswith(f'stages.{i}.')}) for i in range(4))
     widths = tuple(len(state_dict[f'downsample_layers.{i}.{min(i, 1)}.weight']) for i in range(4))
     stages = []
@@ -178,7 +147,7 @@ def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = 
     shorter = next((size for size in shorter_edges if size), None)
     # beside kernels with a small one, one that is no longer than it has none
     forms = tuple('reparam' if form == 'naive' and size == shorter else form for form, size in zip(forms, longer))
-    config = dict(zip(('arch', 'width_factor'), _name_arch(depths, widths, arch_settings or {})))
+    config = dict(zip(('arch', 'width_factor'), _name_arch(depths, widths, arch_settings)))
     config.update(in_channels=state_dict[_STEM].shape[1], kernel_sizes=longer)
     if shorter is not None:
         config['small_kernel_size'] = shorter
@@ -226,14 +195,14 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
         backbone (SLaK): Where they go.
 
     Raises:
-        CheckpointError: Nothing matches, or shapes or names differ: the message says which config lines to change.
+        CheckpointError: Nothing matches, or shapes or names differ: the message says which config lines to change. Or
+            :func:`check_weights` refuses them.
     """
     own = {name: value.shape for name, value in backbone.state_dict().items()}
     last = f'norm{len(backbone.depths) - 1}.'
     theirs = {}
-    for name in [name for name in state_dict if name.startswith(prefix)]:
-        value = state_dict.pop(name)
-        name = _OFFICIAL_NAME.sub(lambda match: OFFICIAL_NAMES[match[0]], name[len(prefix):])
+    for name, ours in _rename(name for name in state_dict if name.startswith(prefix)).items():
+        name, value = ours[len(prefix):], state_dict.pop(name)
         if name.startswith('norm.'):
             if not backbone.gap_before_final_norm:
                 continue
@@ -241,6 +210,7 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
         state_dict[prefix + name] = value
         theirs[name] = value
 
+    check_weights(theirs)
     if not own.keys() & theirs.keys():
         raise CheckpointError(
             f'Nothing in the file matches the backbone; nothing was loaded. Expected keys like {prefix + _STEM!r}, got '
@@ -257,7 +227,7 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
 def _explain(wrong, theirs, backbone) -> str:
     try:
         have, need = (infer_config(weights, backbone.arch_settings) for weights in (backbone.state_dict(), theirs))
-    except KeyError:
+    except CheckpointError:
         have = need = {}
     lines = [f'\n    {name}={need[name]!r},  # instead of {have.get(name, "the default")!r}' for name in need
              if need[name] != have.get(name)]
@@ -269,12 +239,54 @@ def _explain(wrong, theirs, backbone) -> str:
     return f'{len(wrong)} weights are missing, unknown or of another shape: {examples}{" ..." if len(wrong) > 4 else ""}.'
 
 
+def check_masks(checkpoint: dict) -> None:
+    """Compares the masks that :class:`slak_mm.SparsityHook` saved, if there are any, with the weights beside them.
+
+    Raises:
+        CheckpointError: They are not masks of these weights, or a weight that they mask is not zero.
+    """
+    try:
+        masks = checkpoint.get('sparsity', {}).get('masks', {})
+        # EMAHook saves the average as state_dict; what was trained, and is masked, is beside it then
+        weights = {**checkpoint['state_dict'], **{name.partition('module.')[2]: value for name, value
+                                                  in checkpoint.get('ema_state_dict', {}).items()}}
+        held = Masks({name: weights[name] for name in masks})
+        held.load_state_dict(masks)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'The masks in the file are not those of its weights ({error}). Nothing was loaded. Take another '
+                              'checkpoint.') from None
+    stray = [name for name, mask in held.active.items() if held.params[name][~mask].any()]
+    if stray:
+        raise CheckpointError(f'The masks in the file are not those of its weights: {stray[0]} is not zero where it is masked, and '
+                              f'{len(stray) - 1} others. Nothing was loaded. Take another checkpoint.')
+
+
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_slak_mm(filename: str, map_location='cpu') -> dict:
-    """``load_from='slak_mm://PATH_OR_URL'``: any file that ``init_cfg`` takes, for a whole model, as mmengine wants it."""
-    checkpoint = dict(load_file(filename[len(SCHEME):], map_location))
-    state_dict = select_state_dict(checkpoint)
-    if 'message_hub' not in checkpoint:  # not mmengine's own
-        checkpoint = dict(meta={})
-        state_dict = convert_state_dict(state_dict)
-    return dict(checkpoint, state_dict=state_dict)
+    """``load_from='slak_mm://PATH_OR_URL'``: any file that ``init_cfg`` takes, for a whole model, as mmengine wants it.
+
+    Left out are the texts of configs in mmengine's own files: it runs them, one on resuming, one in an inferencer without a config.
+
+    Raises:
+        CheckpointError: See :func:`load_file`, :func:`select_state_dict`, :func:`convert_state_dict` and :func:`check_masks`.
+    """
+    path = filename[len(SCHEME):]
+    with named(path):
+        checkpoint = load_file(path, map_location)
+        state_dict = select_state_dict(checkpoint)
+        if 'message_hub' not in checkpoint:  # not mmengine's own
+            return dict(meta={}, state_dict=convert_state_dict(state_dict))
+        check_masks(checkpoint)
+        return dict(checkpoint, state_dict=state_dict, **_without_configs(checkpoint))
+
+
+def _without_configs(checkpoint: dict) -> dict:
+    try:
+        meta, hub = dict(checkpoint.get('meta', {})), dict(checkpoint['message_hub'])
+        meta.pop('config', None)
+        for part in hub.keys() & {'runtime_info', 'resumed_keys'}:
+            hub[part] = {key: value for key, value in hub[part].items() if key != 'cfg'}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'This is no checkpoint as mmengine saves it ({type(error).__name__}: {error}). Nothing was loaded. '
+                              'Take another checkpoint.') from None
+    return dict(meta=meta, message_hub=hub)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine import hub
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
@@ -27,13 +28,21 @@ def _statistics_method(owner: type, name: str):
     return getattr(owner, name)
 
 
+def _number_dtype(name: str, align: bool = False, copy: bool = True) -> np.dtype:
+    """Stands in for ``np.dtype``: one of objects could be made to take a file's bytes for addresses."""
+    dtype = np.dtype(name, align, True)  # a copy, since its state is set afterwards
+    if dtype.kind not in 'biuf':
+        raise ValueError(f'dtype {name!r} is not allowed in a checkpoint.')
+    return dtype
+
+
 def checkpoint_types() -> dict:
     """Name to class or function: what official files and mmengine's own checkpoints hold besides tensors and plain Python.
 
     The first an ``argparse.Namespace``; the second numpy arrays in the ``HistoryBuffer`` of the message hub.
     """
     types = {'argparse.Namespace': argparse.Namespace, 'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-             'builtins.getattr': _statistics_method, 'numpy.ndarray': np.ndarray, 'numpy.dtype': np.dtype}
+             'builtins.getattr': _statistics_method, 'numpy.ndarray': np.ndarray, 'numpy.dtype': _number_dtype}
     for kind in (np.float32, np.float64, np.int64, np.uint8):
         dtype = type(np.dtype(kind))
         types[f'{dtype.__module__}.{dtype.__name__}'] = dtype
@@ -80,10 +89,10 @@ def resolve_own_configs() -> None:
     """Lets ``_base_ = 'slak_mm::upernet_slak_t_160k_ade20k.py'`` resolve.
 
     mmengine must know the package; it would insist on a folder before the file's name, which our flat configs/ lacks, and does not
-    find packages that were installed with ``pip install -e``.
+    find packages that were installed with ``pip install -e``. ``mmengine.hub.get_config('slak_mm::...')`` likewise.
     """
     MODULE2PACKAGE['slak_mm'] = 'slak_mm'
-    stock = Config._get_cfg_path
+    stock, stock_get_config = Config._get_cfg_path, hub.get_config
 
     def get_cfg_path(cfg_path: str, filename: str):
         scope, _, name = cfg_path.partition('::')
@@ -91,7 +100,15 @@ def resolve_own_configs() -> None:
             return stock(cfg_path, filename)
         return str(Path(__file__).parent / '.mim/configs' / name), scope
 
+    def get_config(cfg_path: str, pretrained: bool = False) -> Config:
+        if not cfg_path.startswith('slak_mm::'):
+            return stock_get_config(cfg_path, pretrained)
+        if pretrained:
+            raise ValueError('slak_mm downloads no weights; slak_mm.get_model(NAME, pretrained=FILE_OR_URL) loads those you have.')
+        return Config.fromfile(get_cfg_path(cfg_path, '')[0])
+
     Config._get_cfg_path = staticmethod(get_cfg_path)
+    hub.get_config = hub.hub.get_config = get_config
 
 
 torchvision_cpu.install()

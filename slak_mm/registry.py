@@ -15,7 +15,7 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='slak_mm', locations=['sla
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, scope='slak_mm', locations=['slak_mm'])
 # empty: what inherits a `slak_mm::` config looks for its schedulers here first, and mmengine warns if here is nowhere
-PARAM_SCHEDULERS = Registry('parameter scheduler', parent=MMENGINE_PARAM_SCHEDULERS, scope='slak_mm')
+PARAM_SCHEDULERS = Registry('parameter scheduler', parent=MMENGINE_PARAM_SCHEDULERS, scope='slak_mm', locations=['slak_mm'])
 
 
 def register(registry: Registry):

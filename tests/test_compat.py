@@ -1,7 +1,9 @@
 import os
 
+import numpy as np
 import pytest
 import torch
+from mmengine import hub
 from mmengine.logging import HistoryBuffer
 
 from slak_mm.compat import load_weights_only
@@ -41,3 +43,33 @@ class TestLoadWeightsOnly:
         with pytest.raises(Exception, match='(?i)global|not allowed|Unsupported|weights only'):
             load_weights_only('file.pth', 'cpu', restricted)
         assert os.listdir() == ['file.pth']
+
+    def test_no_objects_pass_for_numbers(self, restricted, legacy, tmp_path):
+        class Dtype:  # of objects, but with a state that says it holds none: numpy would take bytes for an address
+            def __reduce__(self):
+                return np.dtype, ('O', False, True), (3, '|', None, None, None, -1, -1, 0)
+
+        class Scalar:
+            def __reduce__(self):
+                return np.float64(0).__reduce__()[0], (Dtype(), b'A' * 8)
+
+        torch.save(dict(value=Scalar()), tmp_path / 'file.pth', _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(Exception, match="'O'.* is not allowed|'O8'.* is not allowed"):
+            load_weights_only(tmp_path / 'file.pth', 'cpu', restricted)
+
+
+class TestHub:
+
+    def test_our_configs(self):
+        cfg = hub.get_config('slak_mm::upernet_slak_t_160k_ade20k.py')
+        assert cfg.model.backbone.type == 'slak_mm.SLaK' and cfg.model.decode_head.in_channels == [124, 249, 499, 998]
+        assert hub.hub.get_config is hub.get_config
+
+    def test_what_it_cannot_do(self):
+        with pytest.raises(ValueError, match='slak_mm.get_model'):
+            hub.get_config('slak_mm::upernet_slak_t_160k_ade20k.py', pretrained=True)
+        with pytest.raises(FileNotFoundError, match='no_such_config'):
+            hub.get_config('slak_mm::no_such_config.py')
+
+    def test_configs_of_others(self):
+        assert hub.get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model.type == 'FasterRCNN'

@@ -1,4 +1,5 @@
 """model-index.yml and configs/metafile.yml against the configs, both ways."""
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,29 @@ def test_each_config_is_listed_and_each_listed_one_exists():
     assert MODELS.keys() == configs
     assert sum(len(file['Models']) for file in FILES) == len(MODELS)
     assert all(model['Config'] == f'configs/{name}.py' for name, model in MODELS.items())
+
+
+def test_the_model_zoo_names_the_toy_configs():
+    page = (ROOT / 'docs/model_zoo.md').read_text()
+    assert not [path.stem for path in (ROOT / 'configs').glob('*_toy_*.py') if f'`{path.stem}`' not in page]
+
+
+def test_each_merged_config_belongs_to_a_listed_one():
+    merged = sorted(path.stem for path in (ROOT / 'configs/deploy').glob('*.py'))
+    assert merged and all(name.endswith('_deploy') and name[:-7] in MODELS for name in merged)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_the_model_zoo_says_the_same(name):
+    page = (ROOT / 'docs/model_zoo.md').read_text()
+    row, = re.findall(rf'^\| (?:\[{name}\]\(../configs/{name}\.py\)|`{name}`) \|(.*)', page, re.MULTILINE)
+    metrics = [value for result in MODELS[name]['Results'] for value in result.get('Metrics', {}).values()]
+    numbers = [float(number) for number in re.findall(r'(?<![\w.])\d+\.\d+(?![\w.])', row)]
+    assert [number for number in numbers if number in metrics] == metrics
+    metadata = MODELS[name]['Metadata']
+    assert ('none' if not metrics else metadata['Results From'].partition(', ')[2]) in row
+    size = metadata.get('Parameters')
+    assert not size or f'{size // 10**6}M, {metadata["FLOPs"] / 1e9:.{0 if metadata["FLOPs"] > 1e11 else 1}f}G' in row
 
 
 def test_numbers_are_marked_as_the_papers():

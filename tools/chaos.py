@@ -9,12 +9,14 @@ import argparse
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional
 
 import common
 import numpy as np
@@ -22,14 +24,16 @@ import torch
 import train
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from rich.console import Console
 from rich.progress import track
 
-from slak_mm.checkpoint import CheckpointError, load_file
+from slak_mm.checkpoint import load_file
 from slak_mm.engine.checkpoint_hook import newest_checkpoint
 from slak_mm.engine.file_backend import AtomicLocalBackend
 
-TIMES = ('train/time', 'train/data_time')
+# what names a run, and times; and validations: one that a kill breaks off is not made up for
+LEFT_OUT = r'/meta/(cfg|time|experiment_name)|/message_hub/(runtime_info|(log_scalars|resumed_keys)/(train/(data_)?time|val/.*))'
 
 
 def parse_args():
@@ -43,28 +47,35 @@ def parse_args():
     return parser.parse_args()
 
 
-def _kill_in_save(number: int, share: float) -> None:
-    """This process group ends in save ``number`` (at least 2), after that share of the time that the one before took."""
-    put, saves = AtomicLocalBackend.put, []
+def _kill_in(owner: type, method: str, number: int, share: float) -> None:
+    """This process group ends in call ``number`` of a method, after that share of the time that the call before took."""
+    call, seconds = getattr(owner, method), [.01]
 
-    def timed_put(self, obj, filepath):
+    def timed(*args, **kwargs):
         begin = time.perf_counter()
-        if len(saves) + 1 == number:
-            threading.Timer(share * saves[-1], os.killpg, (os.getpgrp(), signal.SIGKILL)).start()
-        put(self, obj, filepath)
-        saves.append(time.perf_counter() - begin)
+        if len(seconds) == number:
+            threading.Timer(share * seconds[-1], os.killpg, (os.getpgrp(), signal.SIGKILL)).start()
+        result = call(*args, **kwargs)
+        seconds.append(time.perf_counter() - begin)
+        return result
 
-    AtomicLocalBackend.put = timed_put
+    setattr(owner, method, timed)
 
 
-def _train(argv: List[str], log: Path, save: Optional[Tuple[int, float]]) -> None:
+MOMENTS = dict(
+    save=[(AtomicLocalBackend, 'put')],
+    iteration=[(IterBasedTrainLoop, 'run_iter'), (EpochBasedTrainLoop, 'run_iter')],
+    start=[(Runner, 'load_or_resume')])
+
+
+def _train(argv: List[str], log: Path, moment: Optional[str], number: int, share: float) -> None:
     """Runs in a process of its own, which leads a group: to kill the group is to kill the data workers too."""
     os.setsid()
     descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    if save:
-        _kill_in_save(*save)
+    for owner, method in MOMENTS.get(moment, []):
+        _kill_in(owner, method, number, share)
     sys.argv = ['train.py', *argv]
     common.run(train.main)
 
@@ -79,37 +90,14 @@ class Training:
             self._argv += ['--cfg-options', *args.cfg_options]
         folder.mkdir(parents=True)
 
-    def start(self, save: Optional[Tuple[int, float]] = None):
-        process = self._context.Process(target=_train, args=(self._argv, self.folder / 'output.log', save))
+    def run(self, moment: Optional[str] = None, number: int = 1, share: float = 0.) -> bool:
+        """Runs to the end, or until it is killed (see :func:`_kill_in`); returns whether it was."""
+        process = self._context.Process(target=_train, args=(self._argv, self.folder / 'output.log', moment, number, share))
         process.start()
-        return process
-
-    def finish(self) -> Tuple[float, float]:
-        """Seconds to the first checkpoint, and to the end."""
-        begin, first = time.perf_counter(), None
-        process = self.start()
-        while process.is_alive():
-            process.join(.01)
-            if first is None and any(self.folder.glob('*.pth')):
-                first = time.perf_counter() - begin
-        if process.exitcode:
+        process.join()
+        if process.exitcode not in (0, -signal.SIGKILL):
             raise SystemExit(f'error: the training failed by itself; the end of {self.folder}/output.log:\n'
                              + (self.folder / 'output.log').read_text()[-2000:])
-        seconds = time.perf_counter() - begin
-        return first or seconds, seconds
-
-    def kill(self, after: Optional[float] = None, save: Optional[Tuple[int, float]] = None) -> bool:
-        """Kills a run ``after`` seconds, or in a save (see :func:`_kill_in_save`); False if it came to its end before."""
-        process = self.start(save)
-        process.join(after)
-        if process.is_alive():
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it leads no group yet, or has ended just now
-                process.kill()
-            process.join()
-        if process.exitcode not in (0, -signal.SIGKILL):
-            raise SystemExit(f'error: a resumed training failed by itself; see {self.folder}/output.log')
         return process.exitcode != 0
 
     def has_torn_file(self) -> bool:
@@ -117,14 +105,13 @@ class Training:
 
 
 def differences(a, b, path: str = '') -> Iterator[str]:
-    """Where two checkpoints differ, by any bit; times and what names the run are left out."""
+    """Where two checkpoints differ, by any bit, but for what is LEFT_OUT."""
     if type(a) is not type(b):
         yield f'{path}: {type(a).__name__}, {type(b).__name__}'
     elif isinstance(a, dict):
         for key in [*a, *(key for key in b if key not in a)]:
             inner = f'{path}/{key}'
-            if inner in ('/meta/cfg', '/meta/time', '/meta/experiment_name', '/message_hub/runtime_info', *(
-                    f'/message_hub/log_scalars/{name}' for name in TIMES)) or inner.startswith('/message_hub/log_scalars/val/'):
+            if re.fullmatch(LEFT_OUT, inner):
                 continue
             if key not in a or key not in b:
                 yield f'{inner}: in one only'
@@ -158,33 +145,33 @@ def main():
 
     console = Console(stderr=True)
     with console.status('the unbroken run'):
-        warm_up = context.Process(target=os.getpid)  # until here the server imports, which would count as part of the run
-        warm_up.start()
-        warm_up.join()
         unbroken = Training(context, args, args.work_dir / 'unbroken')
-        first, seconds = unbroken.finish()
+        unbroken.run()
+    result = newest_checkpoint(str(unbroken.folder))
+    if result is None:
+        sys.exit('error: the config saves no checkpoint. Set default_hooks.checkpoint.interval.')
+    expected = load_file(result)
+    at_most = max(2 * expected['meta']['iter'] // args.kills, 1)  # iterations, so that the run ends about when the kills do
     broken = Training(context, args, args.work_dir / 'broken')
-    kills = in_saves = torn = 0
+    kills, torn = Counter(), 0
     for i in track(range(args.kills), 'killing', console=console):
-        if i % 2:
-            killed = broken.kill(save=(rng.randint(2, 3), rng.uniform(0, 1.2)))
-            in_saves += killed
-        else:
-            killed = broken.kill(after=rng.uniform(0, first + 2 * (seconds - first) / args.kills))
-        if not killed:
-            break  # the run came to its end
-        kills += 1
+        moment = 'save' if i % 2 else rng.choice(['iteration'] * 4 + ['start'])
+        number = dict(save=rng.randint(1, 2), iteration=rng.randint(1, at_most), start=1)[moment]
+        if not broken.run(moment, number, share=rng.uniform(0, 1.2)):
+            break  # it came to its end
+        kills[moment] += 1
         torn += broken.has_torn_file()
     with console.status('to the end'):
-        broken.finish()
+        broken.run()
 
-    files = [newest_checkpoint(str(training.folder)) for training in (unbroken, broken)]
-    found = list(differences(*map(load_file, files)))
-    print(f'{kills} kills, {in_saves} of them in a save; {torn} left a file half written. {files[1]} '
+    result = newest_checkpoint(str(broken.folder))
+    found = list(differences(expected, load_file(result)))
+    counts = ', '.join(f'{count} in {moment}' for moment, count in sorted(kills.items()))
+    print(f'{sum(kills.values())} kills ({counts}); {torn} left a file half written. {result} '
           + ('equals that of the unbroken run, bit by bit.' if not found else 'differs from the unbroken run in:'))
     print(*found, sep='\n', end='\n' if found else '')
     if found:
-        raise CheckpointError(f'{len(found)} entries differ.')
+        sys.exit(f'error: {len(found)} entries differ.')
 
 
 if __name__ == '__main__':

@@ -1,41 +1,100 @@
-"""What train.py and test.py share."""
+"""What the tools share."""
 import argparse
+import difflib
+import inspect
 import os
 import sys
 import warnings
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from traceback import walk_tb
+from typing import Optional
 
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine's, at every start
 
 import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.dataset import BaseDataset  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.model import BaseTTAModel, is_model_wrapper  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 
-from slak_mm.checkpoint import SCHEME, CheckpointError  # noqa: E402
+from slak_mm.checkpoint import SCHEME, CheckpointError, adapt_state_dict  # noqa: E402
 from slak_mm.data.checks import DataError, check_detection_data  # noqa: E402
+from slak_mm.data.image_checks import check_images, empty  # noqa: E402
+from slak_mm.engine.distributed import LaunchError  # noqa: E402
+from slak_mm.engine.invalid_loss_hook import InvalidLossError  # noqa: E402
+from slak_mm.models import SLaK  # noqa: E402
+
+# of a config: what the Runner takes, what it looks up besides, and what the tools do
+SETTINGS = {*inspect.signature(Runner).parameters, 'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports',
+            'find_unused_parameters', 'model_wrapper_cfg', 'pretrained', 'runner_type', 'strategy', 'sync_bn', 'tta_model',
+            'tta_pipeline'}
+TRACEBACK = 'SLAK_MM_TRACEBACK'
+
+
+class InputError(ValueError):
+    """A config, an option or a file cannot be used as it is."""
+
+
+class CfgOptions(DictAction):
+    """``DictAction`` that refuses what is not KEY=VALUE as argparse refuses anything else."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            parser.error(f'{option_string}: {" ".join(values)} is not KEY=VALUE ({error}), e.g. train_dataloader.batch_size=2')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options``; and, for a tool that has no such options, what :func:`load_config` reads besides."""
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE',
+                        help='settings of the config to override, e.g. train_dataloader.batch_size=2 a.b="[(1,2),(3,4)]"')
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
+    add_cfg_options(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; defaults to work_dirs/<name of the config>')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings of the config to override, e.g. train_dataloader.batch_size=2 a.b="[(1,2),(3,4)]"')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
 def load_config(args: argparse.Namespace) -> Config:
+    """The config with ``--cfg-options``.
+
+    Raises:
+        InputError: It cannot be read or run, or a setting has a name that nothing reads.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    with refusing(args.config, Exception):  # the file is Python: it can raise anything
+        cfg = Config.fromfile(args.config)
+        known = {*cfg, *SETTINGS}
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        import_module(cfg.get('default_scope') or 'mmengine')  # of a library that is not there, mmengine uses others
+    check_names(cfg, known, args.config)
     cfg.launcher = args.launcher
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir or not cfg.get('work_dir'):
         cfg.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
     if cfg.get('default_scope') == 'mmpretrain':
         set_loader_defaults(cfg)
     return cfg
+
+
+def check_names(cfg: Config, known: set, path: str) -> None:
+    """mmengine passes over a setting that it does not know. A config may have variables, but none a letter off a setting."""
+    for name in cfg:
+        close = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=.92 if name in known else 0.)
+        if name not in SETTINGS and close:
+            where = path if name in known else '--cfg-options'
+            raise InputError(f'{where}: nothing reads {name!r}. Write {close[0]!r} if that is meant, or choose another name for a '
+                             'variable.')
 
 
 def set_loader_defaults(cfg: Config) -> None:
@@ -59,12 +118,110 @@ def check_data(cfg: Config, *splits: str) -> None:
         for split in splits:
             loader = cfg.get(f'{split}_dataloader')
             if loader:
-                check_detection_data(loader.dataset)
+                with refusing(f'{split}_dataloader'):
+                    check_detection_data(loader.dataset)
+
+
+def check_fits(state_dict: dict, model: torch.nn.Module) -> None:
+    """Refuses weights that would leave some of the model's at random; mmengine only warns. Official names become ours, in place.
+
+    Raises:
+        CheckpointError: A weight of the model is not there, or has another shape.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, SLaK):
+            adapt_state_dict(state_dict, f'{name}.' if name else '', module)
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
+    missing = [name for name in own if name not in state_dict]
+    if missing:
+        raise CheckpointError(f'The checkpoint lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one of this '
+                              'config. Nothing was loaded.')
+    wrong = [name for name, shape in own.items() if tuple(state_dict[name].shape) != shape]
+    if wrong:
+        raise CheckpointError(f'The checkpoint does not fit the config: {wrong[0]} is {tuple(state_dict[wrong[0]].shape)}, the model '
+                              f'has {own[wrong[0]]}. Nothing was loaded.')
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """The model in wrappers for distributed training and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def num_classes(model: torch.nn.Module) -> Optional[int]:
+    """That a classifier or a segmentor tells apart."""
+    head = getattr(model, 'decode_head', None) or getattr(model, 'head', None)
+    return getattr(head, 'num_classes', None)
+
+
+REFUSED = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
+
+
+@contextmanager
+def refusing(what: str, kinds=REFUSED):
+    """Where a tool builds what a user described, these exceptions are about the description: they become ``InputError``."""
+    try:
+        yield
+    except (CheckpointError, DataError, InputError, OSError):
+        raise
+    except kinds as error:
+        for frame, _ in walk_tb(error.__traceback__):
+            if frame.f_code is BaseDataset._serialize_data.__code__ and not frame.f_locals['self'].data_list:
+                raise empty(frame.f_locals['self']) from error
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) is a repr
+        text = ' '.join(str(text).split())[:600].rstrip('.')
+        raise InputError(f'{what}: {type(error).__name__}: {text}. Mend it there or in --cfg-options; {TRACEBACK}=1 shows where it '
+                         'was raised.') from error
+
+
+class Setup(Hook):
+    """A context in which a Runner is built and started. Until its loop begins, exceptions are refusals; afterwards, they are bugs.
+
+    It also looks at the data, before weights are loaded.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, config: str):
+        self._what = config
+        self._over = False
+
+    def __enter__(self) -> 'Setup':
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is not None and not self._over:
+            with refusing(self._what):
+                raise error
+
+    def before_run(self, runner) -> None:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if hasattr(loop, 'dataloader'):  # it is built, because it will run
+                check_images(loop.dataloader.dataset, num_classes(unwrap(runner.model)))
+
+    def before_train(self, runner) -> None:
+        self._over = True
+
+    before_test = before_train
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Refuses to resume from weights alone."""
+        meta, path = checkpoint.get('meta', {}), runner._load_from.replace(SCHEME, '')
+        self._what = f'{path}, with {self._what}'
+        if runner._resume and not all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter')):
+            raise CheckpointError(f'{path} holds weights, but not where a training stopped: it cannot be resumed. Start '
+                                  'a training from it with --pretrained.')
 
 
 def run(main) -> None:
-    """Runs a tool; a file that cannot be loaded ends it with one line, not with a traceback."""
+    """Runs a tool; what it cannot use ends it with one line, not with a traceback (unless SLAK_MM_TRACEBACK is set)."""
     try:
         main()
-    except (CheckpointError, DataError) as error:
-        sys.exit(f'error: {error}')
+    except (CheckpointError, DataError, InputError, InvalidLossError, LaunchError, OSError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f'{error.filename}: {error.strerror}. Name a file that can be read, or a folder that can be written to.'
+        sys.exit(f'error: {message}')

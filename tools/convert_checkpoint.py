@@ -1,5 +1,6 @@
 """Converts an official SLaK file (ImageNet, or mmcv-1 downstream) to one that any OpenMMLab 2.x tool loads."""
 import argparse
+from pathlib import Path
 from typing import Dict, Tuple
 
 import common
@@ -7,14 +8,21 @@ import torch
 from torch import Tensor
 
 from slak_mm import __version__
-from slak_mm.checkpoint import convert_state_dict, infer_config, load_file, select_state_dict
+from slak_mm.checkpoint import adapt_state_dict, convert_state_dict, infer_config, select_state_dict
+from slak_mm.checkpoint_file import CheckpointError, load_file, named
 from slak_mm.models import SLaK
 
 
 def inspect(state_dict: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], dict]:
-    """The backbone's weights, without prefix, and the arguments of the SLaK that they fit."""
+    """The backbone's weights, without prefix, and the arguments of the SLaK that they fit; an error if they fit none."""
     backbone = {name[len('backbone.'):]: value for name, value in state_dict.items() if name.startswith('backbone.')}
-    return backbone, infer_config(backbone, SLaK.arch_settings)
+    config = infer_config(backbone, SLaK.arch_settings)
+    try:
+        with torch.device('meta'):
+            adapt_state_dict(dict(backbone), '', SLaK(**config))
+    except ValueError as error:
+        raise CheckpointError(f'The weights are those of no SLaK. {error}') from None
+    return backbone, config
 
 
 def merge(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -37,7 +45,9 @@ def main():
     parser.add_argument('--deploy', action='store_true', help='merge the large kernels, for configs/deploy')
     args = parser.parse_args()
 
-    state_dict = convert_state_dict(select_state_dict(load_file(args.source), args.key), args.prefix)
+    with named(args.source):
+        state_dict = convert_state_dict(select_state_dict(load_file(args.source), args.key), args.prefix)
+        inspect(state_dict)
     if args.deploy:
         state_dict = merge(state_dict)
     backbone, config = inspect(state_dict)
@@ -46,9 +56,10 @@ def main():
         state_dict = {name.replace('backbone.norm.', 'backbone.norm3.'): value for name, value in state_dict.items()}
     zeros = sum(int((value == 0).sum()) for value in backbone.values() if value.ndim in (2, 4))
     total = sum(value.numel() for value in backbone.values() if value.ndim in (2, 4))
+    Path(args.target).parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(meta=dict(slak_mm_version=__version__), state_dict=state_dict), args.target)
 
-    print(f'{args.target}: {len(state_dict)} tensors; {zeros / total:.1%} of the backbone\'s weights are zero. It fits\n')
+    print(f'{args.target}: {len(state_dict)} tensors; {zeros / max(total, 1):.1%} of the backbone\'s weights are zero. It fits\n')
     print(f"    backbone=dict(type='slak_mm.SLaK', {', '.join(f'{name}={value!r}' for name, value in config.items())})\n")
 
 

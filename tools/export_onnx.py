@@ -8,14 +8,14 @@ from typing import List
 import common
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoint_file import named
 from slak_mm.models import SLaK
 
 try:
@@ -38,8 +38,7 @@ def parse_args():
     parser.add_argument('--backbone', action='store_true', help='the backbone alone: outputs are its feature maps')
     parser.add_argument('--opset', type=int, default=20, help='of ONNX, from 18; defaults to 20, the first that has GELU')
     parser.add_argument('--tolerance', type=float, default=1e-4, help='largest difference to torch, absolute; defaults to 1e-4')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    common.add_cfg_options(parser)
     args = parser.parse_args()
     if min(args.shape) < 32:
         parser.error('--shape: the backbone needs images of at least 32 32')
@@ -51,15 +50,9 @@ def parse_args():
 def load(model: nn.Module, path: str) -> None:
     """Into a model that has a ``backbone``, from any file that tools/test.py takes; no weight may stay at random."""
     state_dict = CheckpointLoader.load_checkpoint(common.source(path), 'cpu')['state_dict']
-    own = model.state_dict()
-    wrong = [name for name, value in state_dict.items() if name in own and value.shape != own[name].shape]
-    if wrong and not wrong[0].startswith('backbone.'):  # of the backbone, loading it says more
-        raise CheckpointError(f'{path} does not fit the config: {wrong[0]} is {tuple(state_dict[wrong[0]].shape)}, the model has '
-                              f'{tuple(own[wrong[0]].shape)}.')
-    missing = [name for name in model.load_state_dict(state_dict, strict=False).missing_keys
-               if not name.endswith('num_batches_tracked')]
-    if missing:
-        raise CheckpointError(f'{path} lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one of this config.')
+    with named(path):
+        common.check_fits(state_dict, model)
+    model.load_state_dict(state_dict, strict=False)
 
 
 def build(cfg: Config, checkpoint: str, backbone_only: bool) -> nn.Module:
@@ -106,7 +99,8 @@ def main():
     if cfg.default_scope == 'mmdet' and not args.backbone:
         sys.exit('error: of a detector only the backbone is exported: add --backbone. For a whole detector use mmdeploy, '
                  'https://github.com/open-mmlab/mmdeploy.')
-    model = build(cfg, args.checkpoint, args.backbone)
+    with common.refusing(args.config):
+        model = build(cfg, args.checkpoint, args.backbone)
     names = [f'stage{i}' for i in model.out_indices] if args.backbone else ['logits']
     shape = (cfg.model.backbone.get('in_channels', 3), *args.shape)
     # with two images: of a single one the exporter might take the batch size for a constant

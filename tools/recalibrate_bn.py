@@ -7,17 +7,16 @@ import argparse
 from itertools import islice
 
 import common
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner, load_checkpoint, save_checkpoint, set_random_seed
+from mmengine.runner import CheckpointLoader, Runner, save_checkpoint, set_random_seed
 from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoint_file import named
 
 
 class OnlyNormsTrain(nn.Module):
@@ -44,8 +43,7 @@ def parse_args():
     parser.add_argument('checkpoint', help='path or URL; of a checkpoint with EMA, the averaged weights are used')
     parser.add_argument('out', help='file to write: the weights with their new statistics, for tools/test.py and fine-tuning')
     parser.add_argument('--num-iters', type=int, help='batches to use; defaults to the whole epoch')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    common.add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -55,16 +53,20 @@ def main():
     init_default_scope(cfg.default_scope)
     set_random_seed(0)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # as the Runner does
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    try:
-        checkpoint = load_checkpoint(model, common.source(args.checkpoint), map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f'{args.checkpoint} does not fit {args.config}: {error}') from error
+    with common.refusing(args.config):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    common.check_images(loader.dataset, common.num_classes(model))
+    checkpoint = CheckpointLoader.load_checkpoint(common.source(args.checkpoint), map_location='cpu')
+    with named(args.checkpoint):
+        common.check_fits(checkpoint['state_dict'], model)
+    model.load_state_dict(checkpoint['state_dict'], strict=False)
     model.to(get_device())
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     num_iters = min(args.num_iters or len(loader), len(loader))
     update_bn(track(islice(loader, num_iters), total=num_iters), OnlyNormsTrain(model))
     kept = {key: checkpoint[key] for key in ('meta', 'message_hub') if key in checkpoint}
+    if 'message_hub' in kept:  # an inferencer that is given no config runs this one
+        kept['message_hub']['runtime_info']['cfg'] = cfg.pretty_text
     save_checkpoint(dict(kept, state_dict=model.state_dict()), args.out)
     print(f'{args.out}: batch-norm statistics of {num_iters} batches of {loader.batch_size} images.')
 

@@ -5,11 +5,12 @@ import common
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from slak_mm.checkpoint import CheckpointError, adapt_state_dict
+from slak_mm.checkpoint_file import named
+from slak_mm.engine.distributed import prepare_cpu_launch
 from slak_mm.models import SLaK
 
 TTA_MODELS = dict(
@@ -35,17 +36,7 @@ class PrepareModelHook(Hook):
         self.deploy = deploy
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        for name, module in model.named_modules():
-            if isinstance(module, SLaK):
-                adapt_state_dict(checkpoint['state_dict'], f'{name}.', module)
-        missing = [name for name in model.state_dict()
-                   if name not in checkpoint['state_dict'] and not name.endswith('num_batches_tracked')]
-        if missing:
-            raise CheckpointError(f'The checkpoint lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one '
-                                  'of this config. Nothing was tested.')
+        common.check_fits(checkpoint['state_dict'], common.unwrap(runner.model))
 
     def before_test(self, runner) -> None:
         if self.deploy:
@@ -58,7 +49,7 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
     show_dir = os.path.abspath(show_dir)
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ValueError('--show-dir needs default_hooks.visualization in the config.')
+        raise common.InputError('--show-dir needs default_hooks.visualization in the config.')
     if hook.type.endswith('SegVisualizationHook'):
         hook.update(draw=True, interval=1)
         cfg.visualizer.save_dir = show_dir
@@ -88,20 +79,25 @@ def set_tta(cfg: Config) -> None:
 def main():
     args = parse_args()
     cfg = common.load_config(args)
+    prepare_cpu_launch(cfg)
     common.check_data(cfg, 'test')
     cfg.load_from = common.source(args.checkpoint)
     cfg.resume = False
-    if args.show_dir:
-        set_show_dir(cfg, args.show_dir)
-    if args.tta:
-        set_tta(cfg)
-    remove_ema(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.register_hook(PrepareModelHook(args.deploy))
-    if args.out:
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    runner.test()
+    with named(args.checkpoint), common.Setup(args.config) as setup:
+        if args.show_dir:
+            set_show_dir(cfg, args.show_dir)
+        if args.tta:
+            set_tta(cfg)
+        remove_ema(cfg)
+        if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+            cfg.pop('runner_type', None)  # a checkpoint is tested in one piece
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.register_hook(PrepareModelHook(args.deploy))
+        runner.register_hook(setup)
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        runner.test()
 
 
 if __name__ == '__main__':
-    common.run(main)
+    common.run(record(main))  # torchrun then tells which process failed, and why

@@ -6,7 +6,16 @@ import common
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from slak_mm.engine.checkpoint_hook import newest_checkpoint
+from slak_mm.engine.distributed import prepare_cpu_launch
+
+RELIABLE_HOOKS = dict(
+    checkpoint=dict(type='slak_mm.CheckpointHook', interval=1),
+    exact_resume=dict(type='slak_mm.ExactResumeHook'),
+    check_loss=dict(type='slak_mm.CheckInvalidLossHook'))
 
 
 def parse_args():
@@ -24,23 +33,35 @@ def parse_args():
 def set_amp(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
+        raise common.InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config.')
+        raise common.InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config.')
     cfg.auto_scale_lr.enable = True
     # mmengine compares it with the images of one iteration
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
 def set_resume(cfg: Config, resume: str) -> None:
-    checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    checkpoint = newest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
     cfg.resume = checkpoint is not None
     cfg.load_from = checkpoint and common.source(checkpoint)
+
+
+def set_reliable_hooks(cfg: Config) -> None:
+    """Adds the hooks with which a run can be left alone (docs/reliability.md). Those that the config sets to None stay out."""
+    hooks = cfg.get('default_hooks', {})
+    cfg.default_hooks = {**RELIABLE_HOOKS, **hooks}
+    for name in ('exact_resume', 'check_loss'):
+        if cfg.default_hooks[name] is None:
+            cfg.default_hooks.pop(name)
+    checkpoint = cfg.default_hooks.checkpoint
+    if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        checkpoint.type = RELIABLE_HOOKS['checkpoint']['type']
 
 
 def set_pretrained(cfg: Config, pretrained: str) -> None:
@@ -51,8 +72,8 @@ def set_pretrained(cfg: Config, pretrained: str) -> None:
             return
         if not os.path.exists(pretrained):
             print_log(f'{pretrained} is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the paper are out '
-                      'of reach. Put the file there or give it with --pretrained FILE_OR_URL; README.md says where the official '
-                      'files are.', logger='current', level=logging.WARNING)
+                      'of reach. Put the file there or give it with --pretrained FILE_OR_URL; docs/model_zoo.md says where the '
+                      'official files are.', logger='current', level=logging.WARNING)
             return
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained)
 
@@ -60,19 +81,23 @@ def set_pretrained(cfg: Config, pretrained: str) -> None:
 def main():
     args = parse_args()
     cfg = common.load_config(args)
+    prepare_cpu_launch(cfg)
     common.check_data(cfg, 'train', 'val')
-    if args.amp:
-        set_amp(cfg)
-    if args.auto_scale_lr:
-        set_auto_scale_lr(cfg)
-    if args.resume:
-        set_resume(cfg, args.resume)
-    elif cfg.get('load_from'):
-        cfg.load_from = common.source(cfg.load_from)
-    set_pretrained(cfg, args.pretrained)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    with common.Setup(args.config) as setup:
+        if args.amp:
+            set_amp(cfg)
+        if args.auto_scale_lr:
+            set_auto_scale_lr(cfg)
+        if args.resume:
+            set_resume(cfg, args.resume)
+        elif cfg.get('load_from'):
+            cfg.load_from = common.source(cfg.load_from)
+        set_pretrained(cfg, args.pretrained)
+        set_reliable_hooks(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.register_hook(setup)
+        runner.train()
 
 
 if __name__ == '__main__':
-    common.run(main)
+    common.run(record(main))  # torchrun then tells which process failed, and why

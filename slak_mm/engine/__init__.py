@@ -1,4 +1,4 @@
-from . import file_backend  # noqa: F401  (checkpoints are written whole or not at all)
+from . import distributed, file_backend  # noqa: F401  (mends FlexibleRunner; writes checkpoints whole or not at all)
 from .checkpoint_hook import CheckpointHook
 from .exact_resume_hook import ExactResumeHook
 from .invalid_loss_hook import CheckInvalidLossHook

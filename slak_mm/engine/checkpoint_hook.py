@@ -9,8 +9,10 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoint import SCHEME, CheckpointError
+from ..checkpoint_file import archive_fault
 from ..registry import HOOKS
 
 GRADIENTS_KEY = 'accumulated_gradients'
@@ -32,7 +34,7 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
         fault = _fault(path)
         if fault is None:
             return str(path)
-        print_log(f'{path} is skipped: {fault}. The one before it is used.', 'current', logging.WARNING)
+        print_log(f'{path} is skipped, and the checkpoint before it is used: {fault.rstrip(".")}.', 'current', logging.WARNING)
     if candidates:
         raise CheckpointError(f'None of the {len(candidates)} checkpoints in {work_dir} can be read, so there is nothing to resume. '
                               'Give another with --resume CKPT, or train anew in another --work-dir.')
@@ -54,17 +56,15 @@ def _candidates(work_dir: Path) -> Iterator[Path]:
 
 
 def _fault(path: Path) -> Optional[str]:
-    """Why a checkpoint cannot be whole: each entry of the file carries a checksum."""
+    """Why a checkpoint cannot be whole."""
     if path.is_dir():  # DeepSpeed's
         return None
-    try:
-        with zipfile.ZipFile(path) as file:
-            entry = file.testzip()
-    except FileNotFoundError:
+    if not path.exists():
         return 'it is not there'
+    try:
+        return archive_fault(str(path)) if zipfile.is_zipfile(path) else 'it is cut short'
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        return f'it is cut short or damaged ({error})'
-    return entry and f'it is damaged (checksum of {entry})'
+        return f'it is damaged ({error})'
 
 
 @HOOKS.register_module()
@@ -84,6 +84,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     """
 
     _gradients: Optional[dict] = None
+    _waiting = False
 
     def before_run(self, runner) -> None:
         """Chooses what to resume from, if nobody has."""
@@ -110,16 +111,18 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Adds accumulated gradients, and looks at the weights."""
         for key in ('state_dict', 'ema_state_dict'):
             for name, value in checkpoint.get(key, {}).items():
-                if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
-                    raise CheckpointError(f'{name} is not finite after iteration {checkpoint["meta"]["iter"]}: the training has diverged, and its '
-                                          'state is not saved. Earlier checkpoints are untouched. Lower the learning rate, or clip '
-                                          'gradients (optim_wrapper.clip_grad), and go on from one of them.')
-        if 'optimizer' in checkpoint and _accumulates(runner):
+                if type(value) in (Tensor, nn.Parameter) and value.is_floating_point() and not value.isfinite().all():
+                    raise CheckpointError(
+                        f'{name} is not finite after iteration {checkpoint["meta"]["iter"]}: the training has diverged, and its state '
+                        'is not saved. Earlier checkpoints are untouched. Lower the learning rate, or clip gradients '
+                        '(optim_wrapper.clip_grad), and go on from one of them.')
+        if 'optimizer' in checkpoint and self._waiting:
             checkpoint[GRADIENTS_KEY] = {name: param.grad.detach().cpu() for name, param in _unwrap(runner.model).named_parameters()
                                          if param.grad is not None}
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
-        if get_world_size() > 1 and _accumulates(runner):
+        self._waiting = _waiting_gradients(runner)
+        if get_world_size() > 1 and self._waiting:
             for param in _unwrap(runner.model).parameters():
                 if param.requires_grad:
                     param.grad = torch.zeros_like(param) if param.grad is None else param.grad
@@ -154,9 +157,16 @@ class _RemoveLater:
         self._outdated.clear()
 
 
-def _accumulates(runner) -> bool:
+def _waiting_gradients(runner) -> bool:
+    """Whether gradients wait for an optimizer step, and can be saved."""
     optim_wrapper = runner.optim_wrapper
-    return getattr(optim_wrapper, '_accumulative_counts', 1) > 1 and not optim_wrapper.should_update()
+    if getattr(optim_wrapper, '_accumulative_counts', 1) == 1 or optim_wrapper.should_update():
+        return False
+    if isinstance(runner.model, FullyShardedDataParallel):
+        print_log('CheckpointHook: under FSDP, gradients accumulated since the last optimizer step are not part of a checkpoint, and '
+                  'are lost by --resume. Save every multiple of accumulative_counts iterations.', 'current', logging.WARNING)
+        return False
+    return True
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

@@ -66,8 +66,8 @@ class ExactResumeHook(Hook):
         self._batch_size = getattr(loader.batch_sampler, 'batch_size', 1)
         self._endless, self._by_epoch = isinstance(sampler, InfiniteSampler), isinstance(loop, EpochBasedTrainLoop)
         if not self._endless and not (hasattr(sampler, 'seed') and hasattr(sampler, 'epoch')):
-            print_log(f'ExactResumeHook: the order of {type(sampler).__name__} cannot be restored, and a resumed run will see other data. '
-                      "Use sampler=dict(type='DefaultSampler') or 'InfiniteSampler'.", 'current', logging.WARNING)
+            print_log(f'ExactResumeHook: the order of {type(sampler).__name__} cannot be restored, and a resumed run will see other '
+                      "data. Use sampler=dict(type='DefaultSampler') or 'InfiniteSampler'.", 'current', logging.WARNING)
         self._find_position(runner, sampler)
         if self._endless:
             sampler.indices = sampler._indices_of_rank()  # workers may have drawn from it already
@@ -100,10 +100,11 @@ class ExactResumeHook(Hook):
         batch, past = self._batch_size * self._world_size, position['batch_size'] * position['world_size']
         self._epoch, self._done = position['epoch'], position['samples'] // batch
         if batch != past:
-            print_log(f'ExactResumeHook: an iteration now has {batch} images ({self._world_size} processes x {self._batch_size}), and had '
-                      f'{past} ({position["world_size"]} x {position["batch_size"]}). Learning rates and the end of the run go by '
-                      f'iterations, and will differ from those of an unbroken run; {position["samples"] % batch} images are seen twice. '
-                      f'For the same run, set train_dataloader.batch_size={past / self._world_size:g}.', 'current', logging.WARNING)
+            print_log(
+                f'ExactResumeHook: an iteration now has {batch} images ({self._world_size} processes x {self._batch_size}), and had '
+                f'{past} ({position["world_size"]} x {position["batch_size"]}). Learning rates and the end of the run go by '
+                f'iterations, and will differ from those of an unbroken run; {position["samples"] % batch} images are seen twice. '
+                f'For the same run, set train_dataloader.batch_size={past / self._world_size:g}.', 'current', logging.WARNING)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Seeds every generator for the iteration."""

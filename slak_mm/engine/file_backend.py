@@ -43,8 +43,9 @@ class AtomicLocalBackend(LocalBackend):
                 free = ''
             if path.suffix != '.pth':
                 raise
-            raise CheckpointError(f'{path} could not be saved: {error.strerror or error} ({len(obj):,} bytes are to be written{free}). '
-                                  'Earlier checkpoints are untouched: make room, then go on from the newest with --resume.') from error
+            raise CheckpointError(
+                f'{path} could not be saved: {error.strerror or error} ({len(obj):,} bytes are to be written{free}). Earlier '
+                'checkpoints are untouched: make room, then go on from the newest with --resume.') from error
 
 
 def _synchronize_folder(folder: Path) -> None:

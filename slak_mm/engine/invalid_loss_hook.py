@@ -18,8 +18,8 @@ class CheckInvalidLossHook(Hook):
     """Stops at a loss that is NaN or infinite, before it reaches a gradient, and names the iteration and the images.
 
     ``default_hooks=dict(check_loss=dict(type='slak_mm.CheckInvalidLossHook'))``. Weights, masks and average are those of the iteration
-    before. Each iteration is looked at: mmengine's log waits for the loss of each one anyway. Where a GradScaler (fp16) leaves out steps
-    whose gradients overflow, such an iteration is no more than a warning.
+    before. Each iteration is looked at: mmengine's log waits for the loss of each one anyway. Where a GradScaler (fp16) leaves out
+    steps whose gradients overflow, such an iteration is no more than a warning.
 
     Args:
         patience (int): With a GradScaler, how many iterations on end may have such a loss. Defaults to 50.
@@ -67,9 +67,9 @@ class CheckInvalidLossHook(Hook):
             print_log(f'{where}: GradScaler leaves this step out.', 'current', logging.WARNING)
             return
         raise InvalidLossError(
-            f'{where}: {", ".join(f"{name} {value:.4g}" for name, value in losses.items())}. Images: {_name_images(self._data_batch)}. '
-            'Training stops before this step, and earlier checkpoints are untouched. Look at these images, lower the learning rate or '
-            'clip gradients (optim_wrapper.clip_grad), and go on with --resume.')
+            f'{where}: {", ".join(f"{name} {value:.4g}" for name, value in losses.items())}. '
+            f'Images: {_name_images(self._data_batch)}. Training stops before this step, and earlier checkpoints are untouched. '
+            'Look at these images, lower the learning rate or clip gradients (optim_wrapper.clip_grad), and go on with --resume.')
 
 
 def _name_images(data_batch) -> str:

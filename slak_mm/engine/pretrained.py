@@ -6,7 +6,8 @@ from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..checkpoint import CheckpointError, convert_state_dict, load_file, select_state_dict
+from ..checkpoint import convert_state_dict, select_state_dict
+from ..checkpoint_file import CheckpointError, load_file, named
 from ..models import SLaK
 
 
@@ -38,10 +39,8 @@ class PretrainedInit(MMEnginePretrainedInit):
                 raise ValueError(f"init_cfg: key={self.key!r} is for modules with a SLaK backbone, which {type(module).__name__} "
                                  'has not.')
             return super().__call__(module)
-        try:
+        with named(self.checkpoint):
             self._load(module, backbones[0])
-        except CheckpointError as error:
-            raise CheckpointError(f'{self.checkpoint}: {error}') from None
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
 

@@ -5,16 +5,18 @@ from typing import Optional, Sequence, Union
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_dist_info
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
+from .sharded import ShardedSparsity, warn_of_lost_decay
 from .sparse_ema import SparseExponentialMovingAverage
 
 CHECKPOINT_KEY = 'sparsity'
@@ -101,16 +103,19 @@ class SparsityHook(Hook):
     def before_train(self, runner) -> None:
         """Draws the masks, or restores them, and ties them to the optimizer."""
         if not isinstance(runner.optim_wrapper, OptimWrapper):
-            raise ValueError(f'SparsityHook works with one optimizer; the Runner has a {type(runner.optim_wrapper).__name__}.')
+            raise ValueError(f'SparsityHook works with one torch optimizer; the Runner has a {type(runner.optim_wrapper).__name__}. '
+                             'Of the strategies of FlexibleRunner, use DDPStrategy or FSDPStrategy.')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         total_steps = -(-runner.max_iters // runner.optim_wrapper._accumulative_counts)
         seed = runner.seed if self.seed is None else self.seed
-        self.sparsity = DynamicSparsity(model, total_steps, seed=seed, **self.options)
+        sharded = isinstance(runner.model, FullyShardedDataParallel)
+        kind, whole = (ShardedSparsity, runner.model) if sharded else (DynamicSparsity, model)
+        self.sparsity = kind(whole, total_steps, seed=seed, **self.options)
         if self._resumed is not None:
             self.sparsity.load_state_dict(self._resumed)
             self._resumed = None
         elif self.options['init'] == 'snip':
-            self._initialize_by_snip(runner, model, seed)
+            self._initialize_by_snip(runner, model, whole, seed)
         else:
             self.sparsity.initialize()
         optimizer = runner.optim_wrapper.optimizer
@@ -119,6 +124,8 @@ class SparsityHook(Hook):
         self._share_masks(runner, model)
         self._measure()
         masks = self.sparsity.masks
+        if sharded:
+            warn_of_lost_decay(masks, optimizer)
         if self.options['init'] == 'checkpoint' and not masks.active:
             print_log("SparsityHook: init='checkpoint', but no layer of the model has zeros: IT TRAINS DENSE. Load sparse weights "
                       "(the backbone's init_cfg, or tools/train.py --pretrained), or remove the hook.", 'current',
@@ -130,6 +137,8 @@ class SparsityHook(Hook):
 
     def _share_masks(self, runner, model: nn.Module) -> None:
         averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        if averages and isinstance(self.sparsity, ShardedSparsity):
+            raise ValueError('EMAHook does not work under FSDP, which spreads the weights over the processes: use DDP, or no EMAHook.')
         sparse = [average for average in averages if isinstance(average, SparseExponentialMovingAverage)]
         for average in sparse:
             average.follow(self.sparsity, model)
@@ -156,21 +165,26 @@ class SparsityHook(Hook):
         """Adds the masks, packed to bits."""
         checkpoint[CHECKPOINT_KEY] = self.sparsity.state_dict()
 
-    def _initialize_by_snip(self, runner, model: nn.Module, seed: int) -> None:
-        """On one batch, in fp32, without mixup, dropout and drop path; leaves the data order, every RNG and every buffer as is.
+    def _initialize_by_snip(self, runner, model: nn.Module, whole: nn.Module, seed: int) -> None:
+        """On one global batch, in fp32, without mixup, dropout and drop path; leaves data order, every RNG and every buffer as is.
 
         In a small batch, drop path can drop a block for all images: without a score, it would stay empty for the whole run.
         """
         loader = runner.train_dataloader
-        batch_size = loader.batch_size or loader.batch_sampler.batch_size
+        rank, world_size = get_dist_info()
+        batch_size = (loader.batch_size or loader.batch_sampler.batch_size) * world_size
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        with _separate_rng(seed + get_rank()), torch.autocast(next(model.parameters()).device.type, enabled=False):
-            indices = torch.randperm(len(loader.dataset))[:batch_size].tolist()
-            data = model.data_preprocessor(loader.collate_fn([loader.dataset[i] for i in indices]), training=False)
+        with _separate_rng(seed), torch.autocast(next(model.parameters()).device.type, enabled=False):
+            order, samples = torch.randperm(len(loader.dataset)).tolist(), []
+            for position in range(rank, batch_size, world_size):
+                # its own randomness, so that it does not matter how many processes share the batch
+                with _separate_rng(seed + position):
+                    samples.append(loader.dataset[order[position % len(order)]])
+            data = model.data_preprocessor(loader.collate_fn(samples), training=False)
             model.eval()
             for module in model.modules():
                 if isinstance(module, _BatchNorm):
                     module.train()
-            self.sparsity.initialize(lambda: model.parse_losses(model._run_forward(data, mode='loss'))[0])
+            self.sparsity.initialize(lambda: model.parse_losses(whole._run_forward(data, mode='loss'))[0])
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])

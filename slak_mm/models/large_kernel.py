@@ -32,7 +32,7 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
     Raises:
         ValueError: An unknown form, an even or non-positive size, too large an N, or nothing to stack.
     """
-    if form not in FORMS:
+    if not isinstance(form, str) or form not in FORMS:
         raise ValueError(f'large_kernel={form!r} is unknown; choose from {FORMS}.')
     sizes = (kernel_size, ) if form == 'naive' else (kernel_size, small_kernel_size)
     for size in sizes:

@@ -1,4 +1,5 @@
 import math
+import numbers
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import List, Optional, Sequence, Tuple, Union
@@ -99,6 +100,12 @@ class SLaKBlock(nn.Module):
         return cp.checkpoint(run, x, use_reentrant=False)
 
 
+def _check_number(name: str, value, kind: type, least: float, below: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < below:
+        what = 'an integer' if kind is numbers.Integral else 'a number'
+        raise ValueError(f'{name} must be {what} from {least}{f" to below {below}" if below < math.inf else ""}, got {value!r}.')
+
+
 @register(MODELS)
 class SLaK(BaseModule):
     """SLaK: Sparse Large Kernel Network.
@@ -160,17 +167,24 @@ class SLaK(BaseModule):
                  init_cfg: Optional[Union[dict, List[dict]]] = None):
         super().__init__(init_cfg=init_cfg or [dict(cfg) for cfg in INIT_CFG])
         self.depths, channels = self._parse_arch(arch)
-        if not width_factor > 0:
+        if not isinstance(width_factor, numbers.Real) or not 0 < width_factor < math.inf:
             raise ValueError(f'width_factor must be positive, got {width_factor!r}.')
         self.channels = tuple(int(c * width_factor) for c in channels)
+        if min(self.channels) < 1:
+            raise ValueError(f'width_factor={width_factor!r} leaves stages without channels: {self.channels}. Choose a larger one.')
+        _check_number('in_channels', in_channels, numbers.Integral, 1)
+        _check_number('drop_path_rate', drop_path_rate, numbers.Real, 0, 1)
+        _check_number('layer_scale_init_value', layer_scale_init_value, numbers.Real, 0)
+        if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
+            raise ValueError(f"norm_cfg must be a dict with a type, e.g. dict(type='SyncBN'), got {norm_cfg!r}.")
         num_stages = len(self.depths)
-        if isinstance(kernel_sizes, int) or len(kernel_sizes) != num_stages:
+        if isinstance(kernel_sizes, str) or not isinstance(kernel_sizes, Sequence) or len(kernel_sizes) != num_stages:
             raise ValueError(f'kernel_sizes must hold one odd size for each of the {num_stages} stages, got {kernel_sizes!r}.')
-        forms = (large_kernel, ) * num_stages if isinstance(large_kernel, str) else tuple(large_kernel)
-        if len(forms) != num_stages:
+        forms = (large_kernel, ) * num_stages if isinstance(large_kernel, str) else large_kernel
+        if not isinstance(forms, Sequence) or len(forms) != num_stages:
             raise ValueError(f'large_kernel must be one of {FORMS}, or one for each of the {num_stages} stages, got {large_kernel!r}.')
         self.out_indices = self._parse_out_indices(out_indices, num_stages)
-        if frozen_stages not in range(num_stages + 1):
+        if not isinstance(frozen_stages, int) or frozen_stages not in range(num_stages + 1):
             raise ValueError(f'frozen_stages must be an integer from 0 (none) to {num_stages} (all), got {frozen_stages!r}.')
         self.frozen_stages = frozen_stages
         self.gap_before_final_norm = gap_before_final_norm
@@ -204,15 +218,18 @@ class SLaK(BaseModule):
         if not isinstance(arch, dict) or not {'depths', 'channels'} <= set(arch):
             raise ValueError(f'arch={arch!r} is unknown; choose from {tuple(cls.arch_settings)} or pass '
                              'dict(depths=(...), channels=(...)).')
-        depths, channels = tuple(arch['depths']), tuple(arch['channels'])
-        if len(depths) != 4 or len(channels) != 4:
-            raise ValueError(f'SLaK has 4 stages: arch needs 4 depths and 4 channels, got depths={depths}, channels={channels}.')
-        return depths, channels
+        depths, channels = arch['depths'], arch['channels']
+        for name, values, kind in (('depths', depths, numbers.Integral), ('channels', channels, numbers.Real)):
+            if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 4:
+                raise ValueError(f'SLaK has 4 stages: arch needs 4 depths and 4 channels, got depths={depths}, channels={channels}.')
+            for value in values:
+                _check_number(f'{name} in arch', value, kind, 1)
+        return tuple(depths), tuple(channels)
 
     @staticmethod
     def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) -> Tuple[int, ...]:
-        indices = (out_indices, ) if isinstance(out_indices, int) else tuple(out_indices)
-        if not indices or any(index not in range(-num_stages, num_stages) for index in indices):
+        indices = (out_indices, ) if isinstance(out_indices, int) else out_indices
+        if not isinstance(indices, Sequence) or not indices or any(index not in range(-num_stages, num_stages) for index in indices):
             raise ValueError(f'out_indices must be stages from {-num_stages} to {num_stages - 1}, got {out_indices!r}.')
         return tuple(index % num_stages for index in indices)
 

@@ -162,14 +162,21 @@ class Masks:
         """Restore what `state_dict` returned.
 
         Raises ValueError, and leaves the masks as they are, when a parameter is missing from the state, is unknown to
-        the model, has another shape, or has no bits or too few or many.
+        the model, has another shape, or has no bits or too few or many; or when a weight is active that never was.
         """
+        strange = [name for name, entry in state.items() if not isinstance(entry, Mapping)]
+        if strange:
+            raise ValueError(f'these are no masks: {strange}')
         self._check({name: entry.get('shape', ()) for name, entry in state.items()})
         bits = {name: state[name].get('bits', torch.empty(0)) for name in self.params}
         sizes = {name: (2, (p.numel() + 7) // 8) for name, p in self.params.items()}
-        wrong = [name for name in bits if bits[name] is not None and bits[name].shape != sizes[name]]
+        wrong = [name for name, value in bits.items() if value is not None and not (
+            torch.is_tensor(value) and value.dtype == torch.uint8 and value.shape == sizes[name])]
         if wrong:
             raise ValueError(f'the bits of these masks are missing or of another size: {wrong}')
+        wrong = [name for name, value in bits.items() if value is not None and (value[0] & ~value[1]).any()]
+        if wrong:
+            raise ValueError(f'these masks have active weights that never were active: {wrong}')
         self.assign({name: None if bits[name] is None else unpack(bits[name][0], p.shape)
                      for name, p in self.params.items()})
         for name, ever in self.ever_active.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -77,8 +78,10 @@ class DynamicSparsity:
         for argument, value, allowed in (('init', init, INIT), ('prune', prune, PRUNE), ('grow', grow, (*GROW, None))):
             if value not in allowed:
                 raise ValueError(f'{argument}={value!r} is unknown; it can be {", ".join(map(repr, allowed))}')
-        if not 0 <= sparsity < 1:
-            raise ValueError(f'sparsity must be in [0, 1), got {sparsity!r}')
+        for argument, value, most in (('sparsity', sparsity, math.nextafter(1, 0)), ('prune_rate', prune_rate, 1),
+                                      ('min_prune_rate', min_prune_rate, 1)):
+            if not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise ValueError(f'{argument} must be in [0, 1{"]" if most == 1 else ")"}, got {value!r}')
         if keep_moments is None:
             keep_moments = grow == 'momentum'
         elif grow == 'momentum' and not keep_moments:
@@ -222,6 +225,8 @@ class DynamicSparsity:
         missing = [key for key in ('steps', 'config', 'masks') if key not in state]
         if missing:
             raise ValueError(f'this is no state of a DynamicSparsity: {missing} missing')
+        if not isinstance(state['steps'], int) or state['steps'] < 0 or not isinstance(state['config'], Mapping):
+            raise ValueError(f'this is no state of a DynamicSparsity: steps={state["steps"]!r}, config={state["config"]!r}')
         changed = {key: (state['config'].get(key), value) for key, value in self.config.items()
                    if state['config'].get(key) != value}
         fixed = [key for key in ('sparsity', 'only', 'exclude') if key in changed]

@@ -55,7 +55,8 @@ def train(folder, **kwargs) -> Runner:
     return runner
 
 
-LOOPS = [('IterBasedTrainLoop', 'InfiniteSampler'), ('IterBasedTrainLoop', 'DefaultSampler'), ('EpochBasedTrainLoop', 'DefaultSampler')]
+LOOPS = [('IterBasedTrainLoop', 'InfiniteSampler'), ('IterBasedTrainLoop', 'DefaultSampler'),
+         ('EpochBasedTrainLoop', 'DefaultSampler')]
 
 
 @pytest.mark.slow

@@ -5,20 +5,24 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS as pretrain_models
+from versions import needs_torch
 
 from slak_mm.models import SLaK
 from slak_mm.models.large_kernel import FORMS, LargeKernel
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+# torch 1.13 refuses to train SyncBN, the default, on a CPU
+NORM = {} if hasattr(torch, 'compile') else dict(norm_cfg=dict(type='BN'))
 
 
 def build(**kwargs):
     torch.manual_seed(0)
-    model = SLaK(**kwargs)
+    model = SLaK(**NORM, **kwargs)
     model.init_weights()
     return model
 
 
+@needs_torch('2.0')
 @pytest.mark.parametrize('arch, count', [('tiny', 50_703_838), ('small', 91_131_820), ('base', 157_950_792), ('large', 346_624_518)])
 def test_dense_parameters_with_a_1000_class_head(arch, count):
     with torch.device('meta'):
@@ -26,6 +30,7 @@ def test_dense_parameters_with_a_1000_class_head(arch, count):
     assert sum(p.numel() for p in model.parameters()) + 1000 * (model.channels[-1] + 1) == count
 
 
+@needs_torch('2.0')
 def test_convnext_is_the_same_class():
     with torch.device('meta'):
         model = SLaK('tiny', kernel_sizes=(7, 7, 7, 7), width_factor=1.0, large_kernel='naive')
@@ -38,6 +43,7 @@ def test_convnext_is_the_same_class():
     assert count - channels == sum(p.numel() for p in convnext.parameters()) + 1000 * 769 == 28_589_128
 
 
+@needs_torch('2.0')
 def test_channels_are_widened_and_cut():
     with torch.device('meta'):
         assert SLaK('tiny').channels == (124, 249, 499, 998)
@@ -93,6 +99,7 @@ def test_every_form_trains(micro, form):
     assert losses[-1] < losses[0]
 
 
+@needs_torch('2.4')
 @pytest.mark.parametrize('form', ['sequential', 'dilated', 'stacked'])
 def test_every_form_compiles_whole(micro, form):
     model = build(**micro, large_kernel=form, kernel_sizes=(9, 9, 9, 7), layer_scale_init_value=.5).eval()
@@ -149,7 +156,8 @@ def test_a_replaced_layer_is_called(micro):
     assert not torch.allclose(model(IMAGES)[0], other(IMAGES)[0])
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@needs_torch('2.0')
+@pytest.mark.parametrize('dtype', [torch.bfloat16, pytest.param(torch.float16, marks=needs_torch('2.4'))])
 def test_trains_under_autocast(micro, dtype):
     model = build(**micro, layer_scale_init_value=.5).train()
     gradients = []
@@ -162,6 +170,7 @@ def test_trains_under_autocast(micro, dtype):
     assert torch.cosine_similarity(flat, half, dim=0) > .99
 
 
+@needs_torch('2.4')
 def test_compiles_whole(micro):
     model = build(**micro, layer_scale_init_value=.5).eval()
     with torch.no_grad():
@@ -205,7 +214,7 @@ def test_initialisation(micro):
     (dict(width_factor=0), 'width_factor must be positive'),
 ])
 def test_wrong_arguments_are_refused(kwargs, message):
-    with torch.device('meta'), pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message):
         SLaK(**kwargs)
 
 
@@ -219,12 +228,13 @@ def test_arguments_are_not_changed(micro):
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
 @pytest.mark.parametrize('name', ['SLaK', 'slak_mm.SLaK'])
 def test_both_names_resolve_in_each_library(scope, name, micro):
-    registry = __import__(f'{scope}.registry', fromlist=['MODELS']).MODELS
+    registry = pytest.importorskip(f'{scope}.registry').MODELS
     with DefaultScope.overwrite_default_scope(scope):
         assert type(registry.build(dict(type=name, **micro))) is SLaK
     assert ROOT_MODELS.get(name) is SLaK
 
 
+@needs_torch('2.0')
 def test_layer_depth_follows_the_oracle():
     with torch.device('meta'):
         tiny, small = SLaK('tiny'), SLaK('small')

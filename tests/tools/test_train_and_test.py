@@ -181,7 +181,7 @@ class Hostile:
 
 def test_testing_a_backbone_alone_is_refused(micro, data, tmp_path, official_path):
     log = tool('test.py', micro, official_path, '--work-dir', tmp_path, '--cfg-options', *data_options(data), ok=False)
-    assert 'error: The checkpoint lacks' in log and 'Nothing was tested' in log
+    assert 'The checkpoint lacks' in log and 'Nothing was loaded' in log
 
 
 def test_convert_checkpoint(official_path, tmp_path):

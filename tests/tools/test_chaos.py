@@ -1,0 +1,88 @@
+"""tools/chaos.py: kills for real, and a comparison that can fail."""
+import copy
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from slak_mm.data import ToySpec, write_ade20k, write_imagenet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def differences():
+    sys.path.insert(0, str(ROOT / 'tools'))
+    spec = importlib.util.spec_from_file_location('chaos', ROOT / 'tools/chaos.py')
+    chaos = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chaos)
+    sys.path.pop(0)
+    return lambda a, b: list(chaos.differences(a, b))
+
+
+def test_differences(differences):
+    a = dict(state_dict=dict(w=torch.zeros(3)), optimizer=dict(state={0: dict(step=1)}), meta=dict(iter=3, time='now', cfg='a'),
+             message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.], [1]), 'train/time': HistoryBuffer([1.], [1]),
+                                           'val/mIoU': HistoryBuffer([1.], [1])}, runtime_info=dict(iter=3)), array=np.zeros(2))
+    b = copy.deepcopy(a)
+    b['meta'].update(time='then', cfg='b')
+    b['message_hub']['log_scalars']['train/time'] = HistoryBuffer([2.], [1])
+    del b['message_hub']['log_scalars']['val/mIoU']
+    assert differences(a, b) == []
+    b['state_dict']['w'][1] = 1e-30
+    b['optimizer']['state'][0]['step'] = 2
+    b['message_hub']['log_scalars']['train/loss'] = HistoryBuffer([1. + 1e-15], [1])
+    b['array'] = np.zeros(2, np.float32) + 1
+    b['sparsity'] = {}
+    assert sorted(line.split(':')[0] for line in differences(a, b)) == [
+        '/array', '/message_hub/log_scalars/train/loss/0', '/optimizer/state/0/step', '/sparsity', '/state_dict/w']
+    assert differences(dict(a=torch.zeros(1)), dict(a=torch.zeros(1, dtype=torch.double))) == ['/a']
+    assert differences([1, 2], [1]) == [': 2 and 1 entries']
+    assert differences(1, 1.) == [': int, float']
+
+
+def chaos(work_dir, config, root, kills, *options):
+    roots = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')]
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', ROOT / 'tools/chaos.py', ROOT / f'configs/{config}.py', '--kills', str(kills), '--work-dir',
+         str(work_dir), '--cfg-options', *roots, *options], capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def ade20k(tmp_path_factory):
+    root = tmp_path_factory.mktemp('ade20k')
+    write_ade20k(root, ToySpec(num_train=6, num_val=2))
+    return root
+
+
+@pytest.mark.slow
+def test_segmentation(tmp_path, ade20k):
+    result = chaos(tmp_path / 'runs', 'upernet_slak_micro_sparse_toy_ade20k', ade20k, 4, 'train_cfg.max_iters=48',
+                   'train_cfg.val_interval=48', 'train_dataloader.num_workers=2')
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert re.match(r'4 kills \(.*2 in save', result.stdout) and 'equals that of the unbroken run, bit by bit' in result.stdout
+    result = chaos(tmp_path / 'runs', 'upernet_slak_micro_sparse_toy_ade20k', ade20k, 4)
+    assert result.returncode == 1 and 'is not empty' in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_classification(tmp_path):
+    write_imagenet(tmp_path / 'imagenet', ToySpec(num_train=16, num_val=2))
+    result = chaos(tmp_path / 'runs', 'slak_micro_toy_in1k', tmp_path / 'imagenet', 4, 'train_cfg.max_epochs=12',
+                   'default_hooks.logger.interval=2')
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert re.match(r'4 kills \(.*2 in save', result.stdout) and 'equals that of the unbroken run, bit by bit' in result.stdout
+
+
+@pytest.mark.slow
+def test_it_can_fail(tmp_path, ade20k):
+    result = chaos(tmp_path, 'upernet_slak_micro_sparse_toy_ade20k', ade20k, 2, 'train_cfg.max_iters=24', 'train_cfg.val_interval=24',
+                   'default_hooks.exact_resume=None')
+    assert result.returncode == 1 and 'differs from the unbroken run in:\n/' in result.stdout
+    assert result.stderr.splitlines()[-1].endswith('entries differ.')
