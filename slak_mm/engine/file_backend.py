@@ -37,8 +37,8 @@ class AtomicLocalBackend(LocalBackend):
                 _synchronize_folder(path.parent)
         except OSError as error:
             try:
-                free = f', {shutil.disk_usage(path.parent).free:,} are free'
                 temporary.unlink(missing_ok=True)
+                free = f', {shutil.disk_usage(path.parent).free:,} are free'
             except OSError:
                 free = ''
             if path.suffix != '.pth':
