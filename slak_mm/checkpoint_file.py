@@ -129,6 +129,7 @@ def _tensors(checkpoint: dict) -> Iterator[Tuple[str, Tensor]]:
 def _tensor_fault(tensor: Tensor) -> Optional[str]:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
         return 'is sparse, quantized, nested or without data'
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    storage = getattr(tensor, 'untyped_storage', tensor.storage)()  # torch >= 2.0 has the first, and warns of the second
+    if tensor.numel() * tensor.element_size() > storage.nbytes():
         return f'claims {tensor.numel():,} values, more than the file holds for it'
     return None

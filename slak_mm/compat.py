@@ -1,7 +1,11 @@
 """What other versions of torch and mmengine need, in one place. Imported before anything else of the package."""
 import argparse
+import functools
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Callable
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +23,23 @@ HAS_ALLOW_LIST = digit_version(torch.__version__) >= digit_version('2.6.0')
 def is_compiling() -> bool:
     """Whether torch.compile or torch.export is tracing the code; False before torch 2.1."""
     return hasattr(torch, 'compiler') and hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
+
+
+def wrap_step(optimizer: torch.optim.Optimizer, before: Callable, after: Callable) -> None:
+    """Has ``before(optimizer)`` and ``after(optimizer)`` called around each step of an optimizer.
+
+    torch's own hooks came with 2.0, and in 2.0 and 2.1 at least torch.compile takes them from optimizers that are built later.
+    """
+    step = optimizer.step
+
+    @functools.wraps(step)
+    def wrapped(*args, **kwargs):
+        before(optimizer)
+        loss = step(*args, **kwargs)
+        after(optimizer)
+        return loss
+
+    optimizer.step = wrapped
 
 
 def _statistics_method(owner: type, name: str):
@@ -80,9 +101,11 @@ def load_weights_only(path: str, map_location, restricted: bool = not HAS_ALLOW_
 
     Before torch 2.6 ``weights_only`` has no allow-list by name, hence refuses official files: pickle itself is restricted then.
     """
-    if restricted:
+    if not restricted:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    # torch 1.13 ignores its argument pickle_module and takes the module that it imported: it would run what a file holds
+    with mock.patch.object(torch.serialization, 'pickle', _RestrictedPickle):
         return torch.load(path, map_location=map_location, pickle_module=_RestrictedPickle, weights_only=False)
-    return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def resolve_own_configs() -> None:
@@ -92,6 +115,8 @@ def resolve_own_configs() -> None:
     find packages that were installed with ``pip install -e``. ``mmengine.hub.get_config('slak_mm::...')`` likewise.
     """
     MODULE2PACKAGE['slak_mm'] = 'slak_mm'
+    if find_spec('mmseg'):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'  # the fork is called onedl-mmsegmentation; by the module's name both are found
     stock, stock_get_config = Config._get_cfg_path, hub.get_config
 
     def get_cfg_path(cfg_path: str, filename: str):

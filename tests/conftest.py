@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.registry import DefaultScope
 
 import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
+from slak_mm.compat import load_weights_only
 
 DATA = Path(__file__).parent / 'data'
 MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
@@ -26,7 +26,7 @@ def official() -> Path:
 @pytest.fixture
 def expected() -> dict:
     """What the authors' code computes of it: ``input``, ``stage_outs``, ``logits``, ``logits_ema``."""
-    return torch.load(DATA / 'slak_micro_io.pth', weights_only=True)
+    return load_weights_only(DATA / 'slak_micro_io.pth', 'cpu')
 
 
 @pytest.fixture

@@ -94,7 +94,9 @@ def scripts() -> dict:
         small = []
         for line, is_command in lines(path):
             if is_command:
-                line = '' if exception(line) or shorten(line) in seen else shorten(line)
+                line = '' if exception(line) else shorten(line)
+                # what later commands of a page need, is run for each page
+                line = '' if line in (small if re.search('(make_toy_data|train).py', line) else seen) else line
                 seen.add(line)
             small.append(line)
         found[page] = '\n'.join([*filter(None, small), *(f"python - <<'END'\n{code}END" for code in python_blocks(path)[2])])

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from slak_mm.checkpoint_file import named
+from slak_mm.engine.sparsity_hook import preprocess
 
 
 class OnlyNormsTrain(nn.Module):
@@ -34,7 +35,7 @@ class OnlyNormsTrain(nn.Module):
         return self
 
     def forward(self, data) -> None:
-        self.model._run_forward(self.model.data_preprocessor(data, training=False), mode='loss')
+        self.model._run_forward(preprocess(self.model, data), mode='loss')
 
 
 def parse_args():

@@ -4,7 +4,8 @@ import logging
 import os
 
 import torch
-from mmengine._strategy import DDPStrategy, FSDPStrategy
+from mmengine import _strategy
+from mmengine._strategy import DDPStrategy
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
@@ -110,7 +111,8 @@ def mend_flexible_runner() -> None:
             stock_call(self, fn_name, **kwargs)
 
     DDPStrategy.model_state_dict = model_state_dict
-    FSDPStrategy.load_optim_state_dict = load_optim_state_dict
+    if hasattr(_strategy, 'FSDPStrategy'):  # torch >= 2.0
+        _strategy.FSDPStrategy.load_optim_state_dict = load_optim_state_dict
     FlexibleRunner.load_or_resume, FlexibleRunner.call_hook = load_or_resume, call_hook
 
 

@@ -1,6 +1,7 @@
 import logging
 import math
 
+import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -42,7 +43,7 @@ class CheckInvalidLossHook(Hook):
 
         def parse_and_check(losses):
             loss, log_vars = parse_losses(losses)
-            self._check(runner, {name: float(value) for name, value in log_vars.items() if 'loss' in name})
+            self._check(runner, {name: float(torch.as_tensor(value).detach()) for name, value in log_vars.items() if 'loss' in name})
             return loss, log_vars
 
         model.parse_losses = parse_and_check

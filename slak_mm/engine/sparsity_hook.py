@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..compat import wrap_step
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
 from .sharded import ShardedSparsity, warn_of_lost_decay
@@ -36,6 +37,24 @@ def _separate_rng(seed: int):
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def preprocess(model: nn.Module, data):
+    """Images as ``model`` trains on them, padded to one size, but not mixed (mixup, CutMix).
+
+    Args:
+        model (BaseModel): With a data preprocessor of any of the three libraries.
+        data: A batch, as the loader gives it.
+    """
+    preprocessor = model.data_preprocessor
+    augments = getattr(preprocessor, 'batch_augments', None)
+    try:
+        if augments is not None:
+            preprocessor.batch_augments = None
+        return preprocessor(data, training=True)
+    finally:
+        if augments is not None:
+            preprocessor.batch_augments = augments
 
 
 @register(HOOKS)
@@ -119,8 +138,7 @@ class SparsityHook(Hook):
         else:
             self.sparsity.initialize()
         optimizer = runner.optim_wrapper.optimizer
-        optimizer.register_step_pre_hook(lambda optimizer, *_: self.sparsity.before_step(optimizer))
-        optimizer.register_step_post_hook(lambda optimizer, *_: self._step(optimizer))
+        wrap_step(optimizer, self.sparsity.before_step, self._step)
         self._share_masks(runner, model)
         self._measure()
         masks = self.sparsity.masks
@@ -180,7 +198,7 @@ class SparsityHook(Hook):
                 # its own randomness, so that it does not matter how many processes share the batch
                 with _separate_rng(seed + position):
                     samples.append(loader.dataset[order[position % len(order)]])
-            data = model.data_preprocessor(loader.collate_fn(samples), training=False)
+            data = preprocess(model, loader.collate_fn(samples))
             model.eval()
             for module in model.modules():
                 if isinstance(module, _BatchNorm):

@@ -62,7 +62,8 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether someone waits for the module to be called, so that its function alone would not do."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or getattr(module, '_backward_pre_hooks', None))  # torch >= 2.0
 
 
 class DepthwiseConvBN(nn.Module):

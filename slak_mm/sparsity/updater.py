@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -78,7 +77,7 @@ class DynamicSparsity:
         for argument, value, allowed in (('init', init, INIT), ('prune', prune, PRUNE), ('grow', grow, (*GROW, None))):
             if value not in allowed:
                 raise ValueError(f'{argument}={value!r} is unknown; it can be {", ".join(map(repr, allowed))}')
-        for argument, value, most in (('sparsity', sparsity, math.nextafter(1, 0)), ('prune_rate', prune_rate, 1),
+        for argument, value, most in (('sparsity', sparsity, 1 - 2**-53), ('prune_rate', prune_rate, 1),
                                       ('min_prune_rate', min_prune_rate, 1)):
             if not isinstance(value, (int, float)) or not 0 <= value <= most:
                 raise ValueError(f'{argument} must be in [0, 1{"]" if most == 1 else ")"}, got {value!r}')

@@ -10,6 +10,7 @@ from test_sparsity_hook import build, hook
 from torch import nn
 
 from slak_mm import SparseExponentialMovingAverage
+from slak_mm.compat import load_weights_only
 from slak_mm.sparsity import DynamicSparsity
 
 EMA = dict(ema_type='slak_mm.SparseExponentialMovingAverage')
@@ -104,7 +105,7 @@ def test_in_the_runner(tmp_path, accumulate):
     average = next(h for h in runner.hooks if type(h).__name__ == 'EMAHook').ema_model
     masks = hook(runner).sparsity.masks
     assert average.steps == 1 + 8 and masks.active
-    saved = torch.load(tmp_path / f'iter_{8 * accumulate}.pth', weights_only=True)
+    saved = load_weights_only(tmp_path / f'iter_{8 * accumulate}.pth', 'cpu')
     for name, mask in masks.active.items():
         for weights in (average.avg_parameters[name], saved['state_dict'][name], saved['ema_state_dict'][f'module.{name}']):
             assert torch.equal(weights != 0, mask), name
@@ -114,7 +115,7 @@ def test_in_the_runner(tmp_path, accumulate):
 def test_a_checkpoint_from_before_the_first_step_has_the_initial_weights(tmp_path):
     runner = build(tmp_path, iters=4, accumulate=4, ema=EMA, save=1)
     runner.train()
-    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=True)
+    saved = load_weights_only(tmp_path / 'iter_1.pth', 'cpu')
     assert torch.equal(saved['state_dict']['fc1.weight'], saved['ema_state_dict']['module.fc1.weight'])
     assert (saved['state_dict']['fc1.weight'] == 0).any()
 

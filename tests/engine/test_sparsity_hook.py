@@ -7,6 +7,10 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
+from versions import needs_torch
+
+from slak_mm.compat import load_weights_only
+from slak_mm.engine.sparsity_hook import preprocess
 
 IMAGES = torch.randn(24, 8, generator=torch.Generator().manual_seed(0))
 
@@ -103,7 +107,7 @@ def test_static_masks_keep_every_zero_of_the_checkpoint(tmp_path):
     model = sparsify(Model())
     before = zeros(model)
     runner = run(tmp_path, model, [dict(init='checkpoint', grow=None)], iters=20)
-    saved = torch.load(tmp_path / 'iter_20.pth', weights_only=True)
+    saved = load_weights_only(tmp_path / 'iter_20.pth', 'cpu')
     for name, zero in before.items():
         assert (zeros(runner.model)[name] == zero).all() and ((saved['state_dict'][name] == 0) == zero).all()
         moments = runner.optim_wrapper.optimizer.state[dict(runner.model.named_parameters())[name]]
@@ -178,21 +182,22 @@ def test_broken_at_any_step_and_resumed_equals_unbroken(tmp_path, grow, accumula
                    accumulate=accumulate)
     run(tmp_path / 'whole', Model(0), **options)
     files = [f'iter_{accumulate * step}.pth' for step in range(1, 9)]
-    whole = torch.load(tmp_path / 'whole' / files[-1], weights_only=True)
+    whole = load_weights_only(tmp_path / 'whole' / files[-1], 'cpu')
     assert whole['sparsity']['steps'] == 8 and not torch.equal(whole['state_dict']['fc1.weight'],
                                                                whole['ema_state_dict']['module.fc1.weight'])
     for file in files[:-1]:
         run(tmp_path / file, Model(0), **options, resume=str(tmp_path / 'whole' / file))
-        assert_same(torch.load(tmp_path / file / files[-1], weights_only=True), whole, file)
+        assert_same(load_weights_only(tmp_path / file / files[-1], 'cpu'), whole, file)
 
 
+@needs_torch('2.4')
 @pytest.mark.parametrize('fused', [False, True])  # a fused optimizer is called, and skips by itself
 def test_a_step_that_grad_scaler_skips_changes_nothing(tmp_path, fused):
     runner = build(tmp_path, hooks=[dict(init='uniform', interval=1)], iters=6, save=1,
                    ema=dict(ema_type='slak_mm.SparseExponentialMovingAverage'),
                    optim_wrapper=dict(type='ScalerWrapper', overflows=(2, 5)), optimizer=dict(type='AdamW', lr=1e-2, fused=fused))
     runner.train()
-    saved = [torch.load(tmp_path / f'iter_{i + 1}.pth', weights_only=True) for i in range(6)]
+    saved = [load_weights_only(tmp_path / f'iter_{i + 1}.pth', 'cpu') for i in range(6)]
     assert [checkpoint['sparsity']['steps'] for checkpoint in saved] == [1, 2, 2, 3, 4, 4]
     for i in (2, 5):
         assert_same(saved[i]['sparsity'], saved[i - 1]['sparsity'])
@@ -205,3 +210,21 @@ def test_resume_without_masks_is_refused(tmp_path):
     run(tmp_path / 'dense', hooks=[])
     with pytest.raises(ValueError, match='holds no masks'):
         run(tmp_path / 'sparse', resume=str(tmp_path / 'dense/iter_8.pth'))
+
+
+def test_preprocess_pads_and_does_not_mix():
+    from mmengine.structures import PixelData
+    from mmpretrain.models import ClsDataPreprocessor
+    from mmpretrain.structures import DataSample
+    from mmseg.models import SegDataPreProcessor
+    from mmseg.structures import SegDataSample
+    images = [torch.ones(3, 8, 6, dtype=torch.uint8), torch.ones(3, 5, 8, dtype=torch.uint8)]
+    model = nn.Module()
+    model.data_preprocessor = SegDataPreProcessor(size=(8, 8))
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, *image.shape[1:]))) for image in images]
+    assert preprocess(model, dict(inputs=images, data_samples=samples))['inputs'].shape == (2, 3, 8, 8)
+    model.data_preprocessor = ClsDataPreprocessor(num_classes=2, batch_augments=dict(augments=dict(type='Mixup', alpha=.8)))
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    mixup, inputs = model.data_preprocessor.batch_augments, torch.arange(24.).view(2, 3, 2, 2)
+    assert torch.equal(preprocess(model, dict(inputs=inputs, data_samples=samples))['inputs'], inputs)
+    assert model.data_preprocessor.batch_augments is mixup
