@@ -23,7 +23,8 @@ define() {
         python=python3.8
         base="torch==2.0.0 torchvision==0.15.1 numpy<2 setuptools==69.5.1 wheel $pytest"
         openmmlab="mmengine==0.10.7 mmcv-lite==2.1.0 mmpretrain==1.2.0"
-        tests="$plain tests/engine/test_sparsity_hook.py tests/engine/test_sparse_ema.py tests/engine/test_layer_decay.py" ;;
+        tests="$plain tests/engine/test_sparsity_hook.py tests/engine/test_sparse_ema.py tests/engine/test_layer_decay.py
+            tests/engine/test_checkpoint_hook.py tests/engine/test_exact_resume_hook.py tests/engine/test_invalid_loss_hook.py" ;;
     forks)
         python=python3.11
         base="torch==2.13.0 torchvision==0.28.0 -r requirements/build.txt -r requirements/dev.txt"

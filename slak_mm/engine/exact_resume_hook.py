@@ -83,7 +83,9 @@ class ExactResumeHook(Hook):
             persistent_workers=loader.persistent_workers,
             **(dict(prefetch_factor=loader.prefetch_factor) if loader.num_workers else {}))
         if not self._by_epoch:
-            loop.dataloader_iterator = _ResumedIterator(loop.dataloader, self._epoch, loop.iter)
+            # to get past old data mmengine asks for all of it; 0.10.0 forgets to, and the forks call skip_iter
+            asks = 'range' in type(loop).run.__code__.co_names
+            loop.dataloader_iterator = _ResumedIterator(loop.dataloader, self._epoch, loop.iter if asks else 0)
 
     def _find_position(self, runner, sampler) -> None:
         """Sets ``_epoch``, and ``_done``: batches of this process in it so far."""
@@ -181,10 +183,13 @@ class _NumberedBatches:
 
 
 class _ResumedIterator:
-    """The iterator of an IterBasedTrainLoop. To get past old data, the loop asks for all of it: that costs nothing here."""
+    """The iterator of an IterBasedTrainLoop, whose loader begins at the position: the ``past`` batches asked for first are None."""
 
     def __init__(self, loader: DataLoader, epoch: int, past: int):
         self._loader, self._epoch, self._past, self._batches = loader, epoch, past, None
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Nothing is left to skip."""
 
     def __next__(self):
         if self._past > 0:

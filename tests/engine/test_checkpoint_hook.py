@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from test_sparsity_hook import build, run
 
 from slak_mm.checkpoint import CheckpointError
+from slak_mm.compat import load_weights_only
 from slak_mm.engine.checkpoint_hook import newest_checkpoint
 
 CHECKPOINT = dict(type='slak_mm.CheckpointHook', interval=2, by_epoch=False)
@@ -19,7 +20,7 @@ def hooks(**options):
 
 
 def saved(folder, name):
-    return torch.load(folder / name, weights_only=True)
+    return load_weights_only(folder / name, 'cpu')
 
 
 def equal(a, b):
@@ -40,7 +41,7 @@ def cut(path):
 
 def flip_a_bit(path):
     data = bytearray(path.read_bytes())
-    where = data.find(torch.load(path, weights_only=True)['state_dict']['fc1.weight'].numpy().tobytes()[:16])
+    where = data.find(load_weights_only(path, 'cpu')['state_dict']['fc1.weight'].numpy().tobytes()[:16])
     assert where > 0
     data[where + 3] ^= 1
     path.write_bytes(data)

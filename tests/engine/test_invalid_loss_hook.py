@@ -3,6 +3,7 @@ import torch
 from mmengine.registry import OPTIM_WRAPPERS
 from test_checkpoint_hook import equal, saved
 from test_sparsity_hook import Model, ScalerWrapper, build, hook
+from versions import needs_torch
 
 from slak_mm.engine.checkpoint_hook import newest_checkpoint
 from slak_mm.engine.invalid_loss_hook import InvalidLossError, _name_images
@@ -55,6 +56,7 @@ def test_it_stops_before_the_step(tmp_path):
     assert 'parse_losses' not in vars(good.model)
 
 
+@needs_torch('2.4')
 def test_a_grad_scaler_leaves_the_step_out(tmp_path):
     optim_wrapper = dict(type='AmpLike', overflows=[])
     runner = start(tmp_path, 3, 4, iters=8, optim_wrapper=optim_wrapper)

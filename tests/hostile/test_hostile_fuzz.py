@@ -67,7 +67,7 @@ def convert(checkpoint, key, prefix):
         return 0
     assert converted and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in converted.items())
     assert any(name == 'backbone.downsample_layers.0.0.weight' for name in converted)
-    assert not any(re.search(r'\.large_kernel\.(LoRA|Decom|small_conv|lkb)', name) for name in converted)
+    assert not any(re.search(r'\.large_kernel\.(LoRA\d|Decom\d|small_conv|lkb_\w+)\.', name) for name in converted)
     backbone = {name[len('backbone.'):]: value for name, value in converted.items() if name.startswith('backbone.')}
     before = {name: value.clone() for name, value in MICRO.state_dict().items()}
     try:
