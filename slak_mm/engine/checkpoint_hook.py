@@ -7,13 +7,13 @@ import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoint import SCHEME, CheckpointError
 from ..checkpoint_file import archive_fault
 from ..registry import HOOKS
+from .wrappers import unwrap
 
 GRADIENTS_KEY = 'accumulated_gradients'
 
@@ -102,7 +102,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().before_train(runner)
         self.file_backend = _RemoveLater(self.file_backend)
         if self._gradients is not None:
-            for name, param in _unwrap(runner.model).named_parameters():
+            for name, param in unwrap(runner.model).named_parameters():
                 if name in self._gradients:
                     param.grad = self._gradients[name].to(param)
             self._gradients = None
@@ -117,22 +117,26 @@ class CheckpointHook(MMEngineCheckpointHook):
                         'is not saved. Earlier checkpoints are untouched. Lower the learning rate, or clip gradients '
                         '(optim_wrapper.clip_grad), and go on from one of them.')
         if 'optimizer' in checkpoint and self._waiting:
-            checkpoint[GRADIENTS_KEY] = {name: param.grad.detach().cpu() for name, param in _unwrap(runner.model).named_parameters()
+            checkpoint[GRADIENTS_KEY] = {name: param.grad.detach().cpu() for name, param in unwrap(runner.model).named_parameters()
                                          if param.grad is not None}
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         self._waiting = _waiting_gradients(runner)
         if get_world_size() > 1 and self._waiting:
-            for param in _unwrap(runner.model).parameters():
+            for param in unwrap(runner.model).parameters():
                 if param.requires_grad:
                     param.grad = torch.zeros_like(param) if param.grad is None else param.grad
                     all_reduce(param.grad, 'mean')
         super()._save_checkpoint_with_step(runner, step, meta)
-        self.file_backend.remove_now()
+        self._remove_outdated()
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         super()._save_best_checkpoint(runner, metrics)
-        self.file_backend.remove_now()
+        self._remove_outdated()
+
+    def _remove_outdated(self) -> None:
+        best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        self.file_backend.remove_now(kept={self.last_ckpt, *best})
 
 
 class _RemoveLater:
@@ -150,10 +154,11 @@ class _RemoveLater:
     def rmtree(self, path: str) -> None:
         self._outdated[path] = self._backend.rmtree
 
-    def remove_now(self) -> None:
+    def remove_now(self, kept: set) -> None:
         if is_main_process():
             for path, remove in self._outdated.items():
-                remove(path)
+                if path not in kept:  # the new file may have the name of the one it outdates
+                    remove(path)
         self._outdated.clear()
 
 
@@ -167,7 +172,3 @@ def _waiting_gradients(runner) -> bool:
                   'are lost by --resume. Save every multiple of accumulative_counts iterations.', 'current', logging.WARNING)
         return False
     return True
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

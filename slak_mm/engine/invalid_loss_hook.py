@@ -5,9 +5,9 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from ..registry import HOOKS
+from .wrappers import unwrap
 
 
 class InvalidLossError(RuntimeError):
@@ -38,7 +38,7 @@ class CheckInvalidLossHook(Hook):
 
     def before_train(self, runner) -> None:
         """Has the model show its losses once they are summed, before they go backward."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         parse_losses = model.parse_losses
 
         def parse_and_check(losses):
@@ -50,8 +50,7 @@ class CheckInvalidLossHook(Hook):
 
     def after_train(self, runner) -> None:
         """Leaves the model as it was."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        del model.parse_losses
+        del unwrap(runner.model).parse_losses
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Keeps the batch, to name its images."""

@@ -1,11 +1,11 @@
 from typing import List
 
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, register
+from .wrappers import unwrap
 
 _ALLOWED = ('decay_rate', 'decay_type', 'num_layers')
 
@@ -43,7 +43,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs) -> None:
         """Appends to ``params`` one group for each layer id, with and without weight decay."""
-        model = module.module if is_model_wrapper(module) else module
+        model = unwrap(module)
         backbone, prefix = (model.backbone, 'backbone.') if hasattr(model, 'backbone') else (model, '')
         if not hasattr(backbone, 'get_layer_depth'):
             raise TypeError(f'{type(backbone).__name__} has no get_layer_depth(param_name, prefix), which layer decay needs.')

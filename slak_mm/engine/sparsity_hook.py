@@ -8,7 +8,6 @@ import torch
 from mmengine.dist import get_dist_info
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -19,6 +18,7 @@ from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
 from .sharded import ShardedSparsity, warn_of_lost_decay
 from .sparse_ema import SparseExponentialMovingAverage
+from .wrappers import unwrap
 
 CHECKPOINT_KEY = 'sparsity'
 
@@ -124,7 +124,7 @@ class SparsityHook(Hook):
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             raise ValueError(f'SparsityHook works with one torch optimizer; the Runner has a {type(runner.optim_wrapper).__name__}. '
                              'Of the strategies of FlexibleRunner, use DDPStrategy or FSDPStrategy.')
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         total_steps = -(-runner.max_iters // runner.optim_wrapper._accumulative_counts)
         seed = runner.seed if self.seed is None else self.seed
         sharded = isinstance(runner.model, FullyShardedDataParallel)

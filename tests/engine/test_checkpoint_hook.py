@@ -153,3 +153,18 @@ def test_the_best_file_is_there_until_a_better_one_is(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match='best_accuracy_iter_5.pth could not be saved'):
         runner.train()
     assert [path.name for path in (tmp_path / 'b').glob('best*')] == ['best_accuracy_iter_3.pth']
+
+
+class ValidatesTwice(Scores):
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 3:
+            for accuracy in (1., 2.):
+                runner.call_hook('after_val_epoch', metrics=dict(accuracy=accuracy))
+
+
+def test_a_better_file_of_the_same_name_is_kept(tmp_path):
+    runner = build(tmp_path, iters=4, **hooks(save_best='accuracy', rule='greater'))
+    runner.register_hook(ValidatesTwice())
+    runner.train()
+    assert [path.name for path in tmp_path.glob('best*')] == ['best_accuracy_iter_3.pth']
