@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
@@ -11,10 +12,12 @@ MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indic
 
 
 @pytest.fixture(autouse=True)
-def no_default_scope():
-    """A Runner leaves its default scope behind, in which the next test would build."""
+def no_leftovers():
+    """A Runner leaves its default scope behind, in which the next test would build, and its message hub, which a Runner of the next
+    test takes for its own if it starts in the same second."""
     yield
     DefaultScope._instance_dict.clear()
+    MessageHub._instance_dict.clear()
 
 
 @pytest.fixture

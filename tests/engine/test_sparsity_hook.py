@@ -1,4 +1,6 @@
 """The hook in a real Runner; the algorithm itself is tested in tests/sparsity."""
+import uuid
+
 import pytest
 import torch
 from mmengine.model import BaseModel
@@ -84,7 +86,7 @@ def build(work_dir, model=None, hooks=(dict(interval=2), ), iters=8, resume=None
         + ([] if ema is None else [dict(type='EMAHook', priority='ABOVE_NORMAL', **ema)]),
         load_from=None if resume is True else resume,
         resume=resume is not None,
-        experiment_name=f'test_{id(work_dir)}_{torch.randint(10**9, (1, )).item()}',
+        experiment_name=uuid.uuid4().hex,  # a Runner of the same name and second would share the message hub, best scores included
         default_scope='mmengine',
         **{**defaults, **kwargs})
 
