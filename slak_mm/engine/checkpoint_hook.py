@@ -16,6 +16,8 @@ from ..registry import HOOKS
 from .wrappers import unwrap
 
 GRADIENTS_KEY = 'accumulated_gradients'
+# what torch's optimizers keep in the shape of each parameter
+_MOMENTS = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')
 
 
 def newest_checkpoint(work_dir: str) -> Optional[str]:
@@ -74,13 +76,14 @@ class CheckpointHook(MMEngineCheckpointHook):
     - To resume without naming a file takes the newest one that is whole (:func:`newest_checkpoint`).
     - An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is removed after the new one is on the disk, not before.
     - Weights that are not finite are refused: they would take the place of the last good ones.
+    - An optimizer's state that does not fit the parameters is refused, of which torch compares the number only.
     - Between two optimizer steps (``accumulative_counts``), the gradients accumulated so far are part of the checkpoint, under
       'accumulated_gradients'; with several processes, their mean, which all go on with.
 
     Files are written by :class:`AtomicLocalBackend`. Arguments are mmengine's.
 
     Raises:
-        CheckpointError: Weights are not finite, the file cannot be written, or none can be read.
+        CheckpointError: Weights are not finite, the optimizer's state does not fit, the file cannot be written, or none can be read.
     """
 
     _gradients: Optional[dict] = None
@@ -98,8 +101,10 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._gradients = checkpoint.get(GRADIENTS_KEY)
 
     def before_train(self, runner) -> None:
-        """Restores accumulated gradients."""
+        """Restores accumulated gradients, and looks at the optimizer's state that was restored."""
         super().before_train(runner)
+        if runner._resume and hasattr(runner.optim_wrapper, 'optimizer'):
+            _check_moments(runner)
         self.file_backend = _RemoveLater(self.file_backend)
         if self._gradients is not None:
             for name, param in unwrap(runner.model).named_parameters():
@@ -172,3 +177,24 @@ def _waiting_gradients(runner) -> bool:
                   'are lost by --resume. Save every multiple of accumulative_counts iterations.', 'current', logging.WARNING)
         return False
     return True
+
+
+def _check_moments(runner) -> None:
+    """Refuses an optimizer's state at which the next step would fail, or go wrong."""
+    names = {param: name for name, param in unwrap(runner.model).named_parameters()}
+    states = {param: state for param, state in runner.optim_wrapper.optimizer.state.items() if state}
+    kept = [key for key in _MOMENTS if any(state.get(key) is not None for state in states.values())]
+    for param, state in states.items():
+        for key in kept:
+            value, fault = state.get(key), None
+            if not isinstance(value, Tensor):
+                fault = 'is missing' if value is None else 'is no tensor'
+            elif value.shape != param.shape:
+                fault = f'is {tuple(value.shape)}, not {tuple(param.shape)}'
+            elif not value.isfinite().all():
+                fault = 'has values that are NaN or infinite'
+            if fault:
+                raise CheckpointError(
+                    f'The state of the optimizer does not fit the model: {key} of {names.get(param, "a parameter")} {fault}. The file '
+                    'is damaged, or of another training: give an earlier one with --resume CKPT, or start from its weights with '
+                    '--pretrained CKPT.')

@@ -30,6 +30,7 @@ def remove(*path):
 
 
 MASK = 'sparsity', 'masks', LAYER
+MOMENT = 'optimizer', 'state', 3, 'exp_avg'
 NOT_ITS_WEIGHTS = 'The masks in the file are not those of its weights'
 # name: (change, words of the line)
 CASES = {
@@ -58,6 +59,10 @@ CASES = {
     'a seed in words': (swap('meta', 'seed', value='seed'), 'case.pth, with '),
     'an optimizer of another model': (swap('optimizer', 'param_groups', value=lambda groups: groups[:0]), 'parameter groups'),
     'an optimizer in words': (swap('optimizer', value='adam'), 'case.pth, with '),
+    'a moment of another shape': (swap(*MOMENT, value=lambda moment: moment[:-1]), 'does not fit the model: exp_avg of backbone.'),
+    'a moment that is not finite': (swap(*MOMENT, value=lambda moment: moment / 0), 'NaN or infinite'),
+    'a moment in words': (swap(*MOMENT, value='small'), 'is no tensor'),
+    'no moment': (remove(*MOMENT), 'is missing'),
     'schedulers in words': (swap('param_schedulers', value='cosine'), 'case.pth, with '),
     'diverged': (swap('state_dict', LAYER, value=lambda weight: weight / 0), f"'{LAYER}' has values that are NaN"),
 }
