@@ -1,10 +1,10 @@
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hostile_helpers import run_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
@@ -14,15 +14,11 @@ SMALL = ('--size', '64', '--num-images', '2')
 
 
 @pytest.fixture
-def erf(monkeypatch, capsys):
+def erf(capsys):
     """Runs the tool in this process; returns its output, or the message of its exit."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    import common
-    import visualize_erf
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['visualize_erf.py', *map(str, args)])
-        common.run(visualize_erf.main)
+        run_tool('visualize_erf', *args)
         return capsys.readouterr().out
 
     return run

@@ -1,27 +1,20 @@
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from hostile_helpers import run_tool
 from PIL import Image
 from torch import nn
 
 from slak_mm.sparsity import DynamicSparsity
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
-def draw(monkeypatch, capsys):
+def draw(capsys):
     """Runs the tool in this process; returns what it printed."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    import common
-    import visualize_masks
 
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['visualize_masks.py', *map(str, args)])
-        common.run(visualize_masks.main)
+        run_tool('visualize_masks', *args)
         return capsys.readouterr().out
 
     return run

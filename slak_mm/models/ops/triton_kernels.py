@@ -185,11 +185,6 @@ def unavailable_reason(device: torch.device) -> Optional[str]:
     return None
 
 
-def available(device: torch.device) -> bool:
-    """Whether :func:`branches`, :func:`summed` and :func:`weight_gradients` can run on ``device``."""
-    return unavailable_reason(device) is None
-
-
 def _precision(x: Tensor) -> str:
     """Precision of a product of float32 tiles: 'tf32' where cuDNN's convolutions would use it, else 'ieee'."""
     conv = getattr(torch.backends.cudnn, 'conv', None)  # torch >= 2.9; there, allow_tf32 raises once fp32_precision was set
