@@ -85,6 +85,14 @@ def test_merge_leaves_what_does_not_fit_and_its_arguments():
     assert all(map(torch.equal, weights, copies))
 
 
+@given(kernels=st.lists(st.tuples(odd, odd), max_size=5))
+def test_merged_kernels_are_those_that_fit_in_no_other(kernels):
+    merged = merge([torch.ones(1, 1, *kernel) for kernel in kernels])
+    largest = {a for a in kernels if not any(a != b and a[0] <= b[0] and a[1] <= b[1] for b in kernels)}
+    assert sorted(tuple(weight.shape[2:]) for weight in merged) == sorted(largest)
+    assert sum(weight.sum() for weight in merged) == sum(height * width for height, width in kernels)
+
+
 def test_unreachable_taps_get_no_gradient_and_cost_nothing():
     x, weight = make([(21, 5)], (4, 8))
     assert depthwise.reachable(weight, (4, 8)).shape == (3, 1, 7, 5)

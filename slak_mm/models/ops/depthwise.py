@@ -1,3 +1,4 @@
+from functools import reduce
 from typing import List, Optional, Tuple
 
 import torch
@@ -36,15 +37,24 @@ def reachable(weight: Tensor, size: Tuple[int, int]) -> Tensor:
 def merge(weights: List[Tensor]) -> List[Tensor]:
     """Kernels (C, 1, kH, kW), odd, with the same sum of convolutions: one that fits inside another is added into its centre."""
     merged: List[Tensor] = []
-    for weight in sorted(weights, key=lambda w: w.shape[2] * w.shape[3], reverse=True):
-        for i, larger in enumerate(merged):
-            pad_h, pad_w = ((a - b) // 2 for a, b in zip(larger.shape[2:], weight.shape[2:]))
-            if pad_h >= 0 and pad_w >= 0:
-                merged[i] = larger + F.pad(weight, (pad_w, pad_w, pad_h, pad_h))
+    for weight in weights:  # not sorted by size, which a compiler may not know
+        for i, other in enumerate(merged):
+            if _fits(weight, other):
+                merged[i] = _add_inside(other, weight)
                 break
         else:
-            merged.append(weight)
+            inside = [other for other in merged if _fits(other, weight)]
+            merged = [other for other in merged if not _fits(other, weight)] + [reduce(_add_inside, inside, weight)]
     return merged
+
+
+def _fits(smaller: Tensor, larger: Tensor) -> bool:
+    return smaller.shape[2] <= larger.shape[2] and smaller.shape[3] <= larger.shape[3]
+
+
+def _add_inside(larger: Tensor, smaller: Tensor) -> Tensor:
+    pad_h, pad_w = ((a - b) // 2 for a, b in zip(larger.shape[2:], smaller.shape[2:]))
+    return larger + F.pad(smaller, (pad_w, pad_w, pad_h, pad_h))
 
 
 def autocast(*tensors: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:

@@ -22,7 +22,7 @@ def large_kernel_conv2d(x: Tensor, weights: Sequence[Tensor], bias: Optional[Ten
     Returns:
         Tensor: Shape (N, C, H, W).
     """
-    x, bias, *weights = autocast(x, bias, *(reachable(weight, x.shape[2:]) for weight in merge(weights)))
+    x, bias, *weights = autocast(x, bias, *merge([reachable(weight, x.shape[2:]) for weight in weights]))
     if _backend(x, weights, bias, total=True) == 'triton':
         return TritonFunction.apply(x, bias, True, *weights)[0]
     out = depthwise_conv2d(x, weights[0], bias)
