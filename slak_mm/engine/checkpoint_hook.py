@@ -76,7 +76,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     - To resume without naming a file takes the newest one that is whole (:func:`newest_checkpoint`).
     - An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is removed after the new one is on the disk, not before.
     - Weights that are not finite are refused: they would take the place of the last good ones.
-    - An optimizer's state that does not fit the parameters is refused, of which torch compares the number only.
+    - A state of torch's optimizers that does not fit the parameters is refused, of which torch compares the number only.
     - Between two optimizer steps (``accumulative_counts``), the gradients accumulated so far are part of the checkpoint, under
       'accumulated_gradients'; with several processes, their mean, which all go on with.
 
@@ -103,7 +103,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner) -> None:
         """Restores accumulated gradients, and looks at the optimizer's state that was restored."""
         super().before_train(runner)
-        if runner._resume and hasattr(runner.optim_wrapper, 'optimizer'):
+        if runner._resume:
             _check_moments(runner)
         self.file_backend = _RemoveLater(self.file_backend)
         if self._gradients is not None:
@@ -180,9 +180,12 @@ def _waiting_gradients(runner) -> bool:
 
 
 def _check_moments(runner) -> None:
-    """Refuses an optimizer's state at which the next step would fail, or go wrong."""
+    """Refuses a state of torch's own optimizers at which the next step would fail, or go wrong; others may keep what they like."""
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    if not type(optimizer).__module__.startswith('torch.optim.'):
+        return
     names = {param: name for name, param in unwrap(runner.model).named_parameters()}
-    states = {param: state for param, state in runner.optim_wrapper.optimizer.state.items() if state}
+    states = {param: state for param, state in optimizer.state.items() if state}
     kept = [key for key in _MOMENTS if any(state.get(key) is not None for state in states.values())]
     for param, state in states.items():
         for key in kept:

@@ -85,6 +85,7 @@ def test_merge_leaves_what_does_not_fit_and_its_arguments():
     assert all(map(torch.equal, weights, copies))
 
 
+@settings(deadline=None)
 @given(kernels=st.lists(st.tuples(odd, odd), max_size=5))
 def test_merged_kernels_are_those_that_fit_in_no_other(kernels):
     merged = merge([torch.ones(1, 1, *kernel) for kernel in kernels])
