@@ -168,3 +168,23 @@ def test_a_better_file_of_the_same_name_is_kept(tmp_path):
     runner.register_hook(ValidatesTwice())
     runner.train()
     assert [path.name for path in tmp_path.glob('best*')] == ['best_accuracy_iter_3.pth']
+
+
+class Factored(torch.optim.SGD):
+    """Like Adafactor, it keeps a second moment of the parameters with one dimension, and none in their shape of the others."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for param in group['params']:
+                if param.dim() == 1:
+                    self.state[param]['exp_avg_sq'] = param.grad.square()
+                else:
+                    self.state[param]['exp_avg_sq_row'] = param.grad.square().mean(1)
+        return super().step(closure)
+
+
+def test_other_optimizers_may_keep_what_they_like(tmp_path):
+    options = dict(optimizer=dict(type=Factored, lr=.1), iters=4, **hooks())
+    run(tmp_path / 'a', **options)
+    resumed = run(tmp_path / 'b', resume=str(tmp_path / 'a/iter_2.pth'), **options)
+    assert resumed.iter == 4 and same_training(saved(tmp_path / 'a', 'iter_4.pth'), saved(tmp_path / 'b', 'iter_4.pth'))
