@@ -150,6 +150,14 @@ def test_mlp(monkeypatch, scale, recomputed, chunk):
         torch.testing.assert_close(fast_mlp(*arguments), plain_mlp(*arguments))
 
 
+def test_mlp_of_no_rows_has_gradients_of_zero():
+    x, *parameters = mlp_arguments()
+    out = fast_mlp(x[:0], *parameters)
+    assert out.shape == (0, *x.shape[1:])
+    for grad in torch.autograd.grad(out.sum(), parameters):
+        assert not grad.any()
+
+
 def test_mlp_keeps_less():
     def kept(function, arguments):
         sizes = {}

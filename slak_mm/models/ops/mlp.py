@@ -1,3 +1,4 @@
+from itertools import repeat
 from typing import Iterator, Optional, Tuple
 
 import torch
@@ -45,19 +46,23 @@ def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, sca
     """The output; that of the first linear layer is written to ``kept`` (rows, hidden)."""
     rows = x.reshape(-1, x.shape[-1])
     out = rows.new_empty(rows.shape, dtype=weight1.dtype if scale is None else torch.promote_types(weight1.dtype, scale.dtype))
-    for chunk in _chunks(rows, weight1):
-        normed = _layer_norm(rows[chunk], norm_weight, norm_bias, eps)[0].to(weight1.dtype)
-        hidden = torch.addmm(bias1, normed, weight1.t(), out=None if kept is None else kept[chunk])
+    weight1_t, weight2_t, shift = weight1.t(), weight2.t(), bias2 if scale is None else bias2 * scale
+    for inputs, outputs, hidden in _chunks(weight1, rows, out, kept):
+        normed = _layer_norm(inputs, norm_weight, norm_bias, eps)[0].to(weight1.dtype)
+        hidden = torch.addmm(bias1, normed, weight1_t, out=hidden)
+        activations = torch.ops.aten.gelu_.default(hidden) if kept is None else F.gelu(hidden)
         if scale is None:
-            torch.addmm(bias2, F.gelu(hidden), weight2.t(), out=out[chunk])
+            torch.addmm(shift, activations, weight2_t, out=outputs)
         else:
-            torch.addcmul(bias2 * scale, F.gelu(hidden) @ weight2.t(), scale, out=out[chunk])
+            torch.addcmul(shift, activations @ weight2_t, scale, out=outputs)
     return out.view(x.shape)
 
 
-def _chunks(rows: Tensor, weight1: Tensor) -> Iterator[slice]:
-    size = max(CHUNK_BYTES // (len(weight1) * weight1.element_size()) if rows.is_cpu else len(rows), 1)
-    return (slice(start, start + size) for start in range(0, len(rows), size))
+def _chunks(weight1: Tensor, rows: Tensor, *others: Optional[Tensor]) -> Iterator[Tuple[Optional[Tensor], ...]]:
+    """The tensors in equally long chunks of rows; None for one that is None."""
+    count = round(len(rows) * len(weight1) * weight1.element_size() / CHUNK_BYTES) if rows.is_cpu else 1
+    size = max(-(-len(rows) // max(count, 1)), 1)
+    return zip(*(repeat(None) if tensor is None else tensor.split(size) for tensor in (rows, *others)))
 
 
 def _layer_norm(rows, weight, bias, eps):
@@ -85,27 +90,35 @@ class NormMLPFunction(torch.autograd.Function):
         grad_rows, grad_weight1, grad_weight2 = map(torch.empty_like, (rows, weight1, weight2))
         grad_norm_weight, grad_norm_bias, grad_bias1 = map(torch.zeros_like, (norm_weight, norm_bias, bias1))
         grad_bias2 = grad.sum(0)
-        for chunk in _chunks(rows, weight1):
-            beta = float(chunk.start > 0)  # the first chunk overwrites, the others are added
-            normed, mean, rstd = _layer_norm(rows[chunk], norm_weight, norm_bias, ctx.eps)
-            inputs, normed = rows[chunk].to(normed.dtype), normed.to(weight1.dtype)
-            hidden = torch.addmm(bias1, normed, weight1.t()) if kept is None else kept[chunk]
-            scaled = grad[chunk] if scale is None else (grad[chunk] * scale).to(grad.dtype)
+        weight1_t, beta = weight1.t(), 0.  # the first chunk overwrites, the others are added
+        for inputs, grad_outputs, grad_inputs, hidden in _chunks(weight1, rows, grad, grad_rows, kept):
+            normed, mean, rstd = _layer_norm(inputs, norm_weight, norm_bias, ctx.eps)
+            inputs, normed = inputs.to(normed.dtype), normed.to(weight1.dtype)
+            if hidden is None:
+                hidden = torch.addmm(bias1, normed, weight1_t)
             # as if there were no scale: the scale's gradient follows from it, without the layer's output
-            grad_weight2.addmm_(grad[chunk].t(), F.gelu(hidden), beta=beta)
-            grad_hidden = torch.ops.aten.gelu_backward(scaled @ weight2, hidden)
+            activations = F.gelu(hidden)
+            grad_weight2.addmm_(grad_outputs.t(), activations, beta=beta)
+            if scale is not None:
+                grad_outputs = (grad_outputs * scale).to(grad.dtype)
+            grad_hidden = torch.mm(grad_outputs, weight2, out=activations)  # in its place, and GELU's in place: less to cache
+            torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, grad_input=grad_hidden)
             grad_weight1.addmm_(grad_hidden.t(), normed, beta=beta)
             grad_bias1 += grad_hidden.sum(0)
             grad_normed = (grad_hidden @ weight1).to(inputs.dtype)
-            grad_rows[chunk], weight_part, bias_part = torch.ops.aten.native_layer_norm_backward(
+            part, weight_part, bias_part = torch.ops.aten.native_layer_norm_backward.default(
                 grad_normed, inputs, inputs.shape[1:], mean, rstd, norm_weight, norm_bias, (True, True, True))
+            grad_inputs.copy_(part)
             grad_norm_weight += weight_part
             grad_norm_bias += bias_part
+            beta = 1.
         grad_scale = None
         if scale is not None:
-            products = ((a * b).sum(1) for a, b in zip(grad_weight2.split(64), weight2.split(64)))  # without a third matrix
-            grad_scale = torch.cat(list(products)) + grad_bias2 * bias2
-            grad_weight2.mul_(scale[:, None])
+            grad_scale = grad_bias2 * bias2
+            for i in range(0, len(scale), 64):  # while it is in the cache
+                part = slice(i, i + 64)
+                grad_scale[part] += (grad_weight2[part] * weight2[part]).sum(1)
+                grad_weight2[part] *= scale[part, None]
             grad_bias2 *= scale
         return (grad_rows.view(x.shape), grad_norm_weight, grad_norm_bias, None, grad_weight1, grad_bias1, grad_weight2, grad_bias2,
                 grad_scale)
