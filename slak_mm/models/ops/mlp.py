@@ -115,8 +115,9 @@ class NormMLPFunction(torch.autograd.Function):
         grad_scale = None
         if scale is not None:
             grad_scale = grad_bias2 * bias2
-            for i in range(0, len(scale), 64):  # while it is in the cache
-                part = slice(i, i + 64)
+            size = max(CHUNK_BYTES // 4 // (len(weight1) * weight1.element_size()), 1)
+            for start in range(0, len(scale), size):  # while a part is in the cache
+                part = slice(start, start + size)
                 grad_scale[part] += (grad_weight2[part] * weight2[part]).sum(1)
                 grad_weight2[part] *= scale[part, None]
             grad_bias2 *= scale
