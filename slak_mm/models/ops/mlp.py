@@ -96,12 +96,12 @@ class NormMLPFunction(torch.autograd.Function):
             inputs, normed = inputs.to(normed.dtype), normed.to(weight1.dtype)
             if hidden is None:
                 hidden = torch.addmm(bias1, normed, weight1_t)
-            # as if there were no scale: the scale's gradient follows from it, without the layer's output
             activations = F.gelu(hidden)
+            # as if there were no scale: the scale's gradient follows from it, without the layer's output
             grad_weight2.addmm_(grad_outputs.t(), activations, beta=beta)
             if scale is not None:
                 grad_outputs = (grad_outputs * scale).to(grad.dtype)
-            grad_hidden = torch.mm(grad_outputs, weight2, out=activations)  # in its place, and GELU's in place: less to cache
+            grad_hidden = torch.mm(grad_outputs, weight2, out=activations)  # over what is needed no more: less to keep in the cache
             torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, grad_input=grad_hidden)
             grad_weight1.addmm_(grad_hidden.t(), normed, beta=beta)
             grad_bias1 += grad_hidden.sum(0)
