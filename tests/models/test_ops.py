@@ -140,9 +140,10 @@ def plain_mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale=1
 
 @pytest.mark.parametrize('scale', [True, False])
 @pytest.mark.parametrize('recomputed', [0, 384])
-@pytest.mark.parametrize('chunk', [1, 128, 2**22])
-def test_mlp(monkeypatch, scale, recomputed, chunk):
+@pytest.mark.parametrize('chunk, padded', [(1, 3000), (128, 3), (2**22, 3000), (2**22, 3)])
+def test_mlp(monkeypatch, scale, recomputed, chunk, padded):
     monkeypatch.setattr(mlp, 'CHUNK_BYTES', chunk)
+    monkeypatch.setattr(mlp, 'MIN_PADDED_ROWS', padded)
     monkeypatch.setattr(mlp, 'MAX_RECOMPUTED_CHANNELS', recomputed)
     arguments = mlp_arguments(scale=scale)
     assert torch.autograd.gradcheck(fast_mlp, arguments)
