@@ -13,7 +13,7 @@ from .sparsity.masks import Masks
 # One table: how the authors name the branches of a large-kernel layer, over the years, and how we do.
 OFFICIAL_NAMES = dict(LoRA1='tall', LoRA2='wide', Decom1='tall', Decom2='wide', small_conv='small', lkb_origin='full',
                       lkb_reparam='full.conv')
-_OFFICIAL_NAME = re.compile(rf'(?<=\.large_kernel\.)({"|".join(OFFICIAL_NAMES)})(?=\.)')
+_OFFICIAL_NAME = re.compile(rf'(?<=\blarge_kernel\.)({"|".join(OFFICIAL_NAMES)})(?=\.)')
 _STEM = 'downsample_layers.0.0.weight'  # every file of a SLaK has this key, so what stands before it is the prefix
 _OUTPUT_NORM = re.compile(r'norm\d*\.')
 _REAL = re.compile(r'(^|\.)(weight|bias|gamma|running_mean|running_var)$')

@@ -11,6 +11,20 @@ DATA = Path(__file__).parent / 'data'
 MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def same_examples():
+    """hypothesis also draws constants of the modules that are loaded, so that a derandomized test would depend on which tests the
+    same process ran before it."""
+    try:
+        from hypothesis.internal.conjecture import providers
+    except ImportError:  # a release that does not look at them
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(providers, '_get_local_constants', providers.Constants)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_leftovers():
     """A Runner leaves its default scope behind, in which the next test would build, and its message hub, which a Runner of the next
