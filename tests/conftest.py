@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
+from mmengine.runner import set_random_seed
 
 import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
 from slak_mm.compat import load_weights_only
@@ -27,8 +28,9 @@ def same_examples():
 
 @pytest.fixture(autouse=True)
 def no_leftovers():
-    """A Runner leaves its default scope behind, in which the next test would build, and its message hub, which a Runner of the next
-    test takes for its own if it starts in the same second."""
+    """The random numbers of a test do not depend on those before it. A Runner leaves its default scope behind, in which the next test
+    would build, and its message hub, which a Runner of the next test takes for its own if it starts in the same second."""
+    set_random_seed(0)
     yield
     DefaultScope._instance_dict.clear()
     MessageHub._instance_dict.clear()
