@@ -16,7 +16,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = 3.11 ] || die "Python 3.11 is needed (the pinned packages are for it); '$python' is $version." \
     "Install it:  sudo apt-get install python3.11 python3.11-venv python3.11-dev   (or set PYTHON=/path/to/python3.11)"
 
-stamp=$( (echo "$PWD"; "$python" -VV; cat requirements/* setup.py pyproject.toml slak_mm/torchvision_cpu.py) | sha256sum)
+stamp=$( (echo "$PWD"; "$python" -VV; cat requirements/* setup.py pyproject.toml slak_mm/compat/torchvision_cpu.py) | sha256sum)
 if [ "$(cat "$venv/.setup-stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
@@ -46,7 +46,7 @@ fi
 
 # torchvision's compiled part is linked to CUDA: beside a CPU build of torch it cannot load, and importing it fails.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cp slak_mm/torchvision_cpu.py "$site/_torchvision_cpu.py"
+cp slak_mm/compat/torchvision_cpu.py "$site/_torchvision_cpu.py"
 echo 'import _torchvision_cpu; _torchvision_cpu.install()' > "$site/torchvision_cpu.pth"
 
 # --- mmcv: no wheel exists for this torch, so it is compiled once -----------------------------------------------------

@@ -1,15 +1,9 @@
 """SLaK (Sparse Large Kernel Network) for OpenMMLab 2.x. Importing this package registers everything in it."""
 from . import compat  # noqa: F401  (first: the rest relies on it)
-from .engine import (
-    CheckInvalidLossHook,
-    CheckpointHook,
-    ExactResumeHook,
-    LayerDecayOptimWrapperConstructor,
-    PretrainedInit,
-    SparseExponentialMovingAverage,
-    SparsityHook,
-)
+from .checkpoints import PretrainedInit
 from .models import SLaK
+from .reliability import CheckInvalidLossHook, CheckpointHook, ExactResumeHook
+from .training import LayerDecayOptimWrapperConstructor, SparseExponentialMovingAverage, SparsityHook
 from .zoo import get_model, list_models
 
 __version__ = '0.1.0'

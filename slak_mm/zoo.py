@@ -1,16 +1,14 @@
 """The models of this project's configs, by name."""
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import List, Optional
 
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 
-from .engine import PretrainedInit
-
-CONFIGS = Path(__file__).parent / '.mim/configs'
+from .checkpoints import PretrainedInit
+from .compat.versions import CONFIGS, find_config
 
 
 def list_models(pattern: str = '*') -> List[str]:
@@ -19,7 +17,8 @@ def list_models(pattern: str = '*') -> List[str]:
     Args:
         pattern (str): As in a shell, e.g. ``'*ade20k'``. Defaults to all.
     """
-    return sorted(path.stem for path in CONFIGS.glob('*.py') if fnmatch(path.stem, pattern))
+    paths = (*CONFIGS.glob('*.py'), *(CONFIGS / 'ablations').glob('*.py'))
+    return sorted(path.stem for path in paths if fnmatch(path.stem, pattern))
 
 
 def get_model(name: str, pretrained: Optional[str] = None) -> BaseModel:
@@ -38,7 +37,7 @@ def get_model(name: str, pretrained: Optional[str] = None) -> BaseModel:
     if name not in names:
         similar = get_close_matches(name, names) or names
         raise ValueError(f'There is no model {name!r}. Did you mean {", ".join(similar)}? slak_mm.list_models() has all.')
-    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg = Config.fromfile(find_config(f'{name}.py'))
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # as the Runner does
     cfg.model.backbone.pop('init_cfg', None)  # the file that a training would start from
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -12,7 +12,7 @@ from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from slak_mm.data import ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
+from slak_mm.toy import ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.stem: path for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}

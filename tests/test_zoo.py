@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import slak_mm
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoints import CheckpointError
 
 
 def test_list_models():

@@ -57,7 +57,7 @@ install() {  # venv
     pip "$1" uninstall -y opencv-python
     pip "$1" install --force-reinstall --no-deps opencv-python-headless
     site=$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    cp slak_mm/torchvision_cpu.py "$site/_torchvision_cpu.py"
+    cp slak_mm/compat/torchvision_cpu.py "$site/_torchvision_cpu.py"
     echo 'import _torchvision_cpu; _torchvision_cpu.install()' > "$site/torchvision_cpu.pth"
     pip "$1" install --no-deps --no-build-isolation -e .
 }

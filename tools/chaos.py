@@ -28,9 +28,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from rich.console import Console
 from rich.progress import track
 
-from slak_mm.checkpoint import load_file
-from slak_mm.engine.checkpoint_hook import newest_checkpoint
-from slak_mm.engine.file_backend import AtomicLocalBackend
+from slak_mm.checkpoints import load_file
+from slak_mm.reliability.checkpoint_hook import newest_checkpoint
+from slak_mm.reliability.file_backend import AtomicLocalBackend
 
 # what names a run, and times; and validations: one that a kill breaks off is not made up for
 LEFT_OUT = r'/meta/(cfg|time|experiment_name)|/message_hub/(runtime_info|(log_scalars|resumed_keys)/(train/(data_)?time|val/.*))'

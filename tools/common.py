@@ -17,25 +17,19 @@ import torch  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.dataset import BaseDataset  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
-from mmengine.model import BaseTTAModel, is_model_wrapper  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from slak_mm.checkpoint import SCHEME, CheckpointError, adapt_state_dict  # noqa: E402
-from slak_mm.data.checks import DataError, check_detection_data  # noqa: E402
-from slak_mm.data.image_checks import check_images, empty  # noqa: E402
-from slak_mm.engine.distributed import LaunchError  # noqa: E402
-from slak_mm.engine.invalid_loss_hook import InvalidLossError  # noqa: E402
-from slak_mm.models import SLaK  # noqa: E402
+from slak_mm.checkpoints import SCHEME, CheckpointError  # noqa: E402
+from slak_mm.checks import check_detection_data, check_images  # noqa: E402
+from slak_mm.checks.images import empty  # noqa: E402
+from slak_mm.errors import InputError, UserError  # noqa: E402
+from slak_mm.models.wrappers import unwrap  # noqa: E402
 
 # of a config: what the Runner takes, what it looks up besides, and what the tools do
 SETTINGS = {*inspect.signature(Runner).parameters, 'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports',
             'find_unused_parameters', 'model_wrapper_cfg', 'pretrained', 'runner_type', 'strategy', 'sync_bn', 'tta_model',
             'tta_pipeline'}
 TRACEBACK = 'SLAK_MM_TRACEBACK'
-
-
-class InputError(ValueError):
-    """A config, an option or a file cannot be used as it is."""
 
 
 class CfgOptions(DictAction):
@@ -122,33 +116,6 @@ def check_data(cfg: Config, *splits: str) -> None:
                     check_detection_data(loader.dataset)
 
 
-def check_fits(state_dict: dict, model: torch.nn.Module) -> None:
-    """Refuses weights that would leave some of the model's at random; mmengine only warns. Official names become ours, in place.
-
-    Raises:
-        CheckpointError: A weight of the model is not there, or has another shape.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, SLaK):
-            adapt_state_dict(state_dict, f'{name}.' if name else '', module)
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
-    missing = [name for name in own if name not in state_dict]
-    if missing:
-        raise CheckpointError(f'The checkpoint lacks {len(missing)} weights of the model, e.g. {missing[0]}: it is not one of this '
-                              'config. Nothing was loaded.')
-    wrong = [name for name, shape in own.items() if tuple(state_dict[name].shape) != shape]
-    if wrong:
-        raise CheckpointError(f'The checkpoint does not fit the config: {wrong[0]} is {tuple(state_dict[wrong[0]].shape)}, the model '
-                              f'has {own[wrong[0]]}. Nothing was loaded.')
-
-
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """The model in wrappers for distributed training and test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
 def num_classes(model: torch.nn.Module) -> Optional[int]:
     """That a classifier or a segmentor tells apart."""
     head = getattr(model, 'decode_head', None) or getattr(model, 'head', None)
@@ -163,7 +130,7 @@ def refusing(what: str, kinds=REFUSED):
     """Where a tool builds what a user described, these exceptions are about the description: they become ``InputError``."""
     try:
         yield
-    except (CheckpointError, DataError, InputError, OSError):
+    except (UserError, OSError):
         raise
     except kinds as error:
         for frame, _ in walk_tb(error.__traceback__):
@@ -218,7 +185,7 @@ def run(main) -> None:
     """Runs a tool; what it cannot use ends it with one line, not with a traceback (unless SLAK_MM_TRACEBACK is set)."""
     try:
         main()
-    except (CheckpointError, DataError, InputError, InvalidLossError, LaunchError, OSError) as error:
+    except (UserError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise
         message = str(error)

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from slak_mm import __version__
-from slak_mm.checkpoint import adapt_state_dict, convert_state_dict, infer_config, select_state_dict
-from slak_mm.checkpoint_file import CheckpointError, load_file, named
+from slak_mm.checkpoints import (
+    CheckpointError,
+    adapt_state_dict,
+    convert_state_dict,
+    infer_config,
+    load_file,
+    named,
+    select_state_dict,
+)
 from slak_mm.models import SLaK
 
 

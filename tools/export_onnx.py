@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from slak_mm.checkpoint_file import named
+from slak_mm.checkpoints import check_fits, named
 from slak_mm.models import SLaK
 
 try:
@@ -51,7 +51,7 @@ def load(model: nn.Module, path: str) -> None:
     """Into a model that has a ``backbone``, from any file that tools/test.py takes; no weight may stay at random."""
     state_dict = CheckpointLoader.load_checkpoint(common.source(path), 'cpu')['state_dict']
     with named(path):
-        common.check_fits(state_dict, model)
+        check_fits(state_dict, model)
     model.load_state_dict(state_dict, strict=False)
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from slak_mm.analysis import flops
 from slak_mm.analysis.flops import KERNEL_SIZES, Complexity, Pretraining, allocate, complexity
-from slak_mm.checkpoint import CheckpointError, load_file
+from slak_mm.checkpoints import CheckpointError, load_file
 from slak_mm.models import SLaK
 
 CONFIGS = Path(__file__).parents[1] / 'configs'

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from slak_mm.data import LAYOUTS, ToySpec
+from slak_mm.toy import LAYOUTS, ToySpec
 
 
 def parse_args(argv=None):

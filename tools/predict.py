@@ -12,8 +12,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import scandir
 
-from slak_mm.checkpoint_file import named
-from slak_mm.data.image_checks import read_image
+from slak_mm.checkpoints import check_fits, named
+from slak_mm.checks import DataError, read_image
 
 
 def parse_args():
@@ -35,7 +35,7 @@ def find_images(path: Path) -> list:
         return [str(path)]
     images = sorted(scandir(path, ('.jpg', '.jpeg', '.png', '.bmp'), case_sensitive=False)) if path.is_dir() else []
     if not images:
-        raise common.DataError(f'{path} is no image and no folder with images (jpg, png, bmp).')
+        raise DataError(f'{path} is no image and no folder with images (jpg, png, bmp).')
     for image in images:
         read_image(str(path / image))
     return [str(path / image) for image in images]
@@ -60,7 +60,7 @@ def main():
     init_default_scope(cfg.default_scope)
     with named(args.checkpoint), common.refusing(args.config):
         inferencer = build(cfg, weights, args.device)
-        common.check_fits(CheckpointLoader.load_checkpoint(weights, 'cpu')['state_dict'], inferencer.model)
+        check_fits(CheckpointLoader.load_checkpoint(weights, 'cpu')['state_dict'], inferencer.model)
     if cfg.default_scope == 'mmpretrain':
         for image, result in zip(images, inferencer(images, show_dir=out)):
             print(f'{image}: class {result.get("pred_class", result["pred_label"])}, score {result["pred_score"]:.3f}')

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from slak_mm.checkpoint_file import named
-from slak_mm.engine.sparsity_hook import preprocess
+from slak_mm.checkpoints import check_fits, named
+from slak_mm.training.sparsity_hook import preprocess
 
 
 class OnlyNormsTrain(nn.Module):
@@ -60,7 +60,7 @@ def main():
     common.check_images(loader.dataset, common.num_classes(model))
     checkpoint = CheckpointLoader.load_checkpoint(common.source(args.checkpoint), map_location='cpu')
     with named(args.checkpoint):
-        common.check_fits(checkpoint['state_dict'], model)
+        check_fits(checkpoint['state_dict'], model)
     model.load_state_dict(checkpoint['state_dict'], strict=False)
     model.to(get_device())
     num_iters = min(args.num_iters or len(loader), len(loader))

@@ -9,9 +9,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from slak_mm.checkpoint_file import named
-from slak_mm.engine.distributed import prepare_cpu_launch
+from slak_mm.checkpoints import check_fits, named
+from slak_mm.errors import InputError
 from slak_mm.models import SLaK
+from slak_mm.models.wrappers import unwrap
+from slak_mm.training.distributed import prepare_cpu_launch
 
 TTA_MODELS = dict(
     mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
@@ -36,7 +38,7 @@ class PrepareModelHook(Hook):
         self.deploy = deploy
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        common.check_fits(checkpoint['state_dict'], common.unwrap(runner.model))
+        check_fits(checkpoint['state_dict'], unwrap(runner.model))
 
     def before_test(self, runner) -> None:
         if self.deploy:
@@ -49,7 +51,7 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
     show_dir = os.path.abspath(show_dir)
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise common.InputError('--show-dir needs default_hooks.visualization in the config.')
+        raise InputError('--show-dir needs default_hooks.visualization in the config.')
     if hook.type.endswith('SegVisualizationHook'):
         hook.update(draw=True, interval=1)
         cfg.visualizer.save_dir = show_dir

@@ -9,8 +9,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from slak_mm.engine.checkpoint_hook import newest_checkpoint
-from slak_mm.engine.distributed import prepare_cpu_launch
+from slak_mm.errors import InputError
+from slak_mm.reliability.checkpoint_hook import newest_checkpoint
+from slak_mm.training.distributed import prepare_cpu_launch
 
 RELIABLE_HOOKS = dict(
     checkpoint=dict(type='slak_mm.CheckpointHook', interval=1),
@@ -33,14 +34,14 @@ def parse_args():
 def set_amp(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise common.InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
+        raise InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise common.InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config.')
+        raise InputError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config.')
     cfg.auto_scale_lr.enable = True
     # mmengine compares it with the images of one iteration
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)

@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from slak_mm.analysis.erf import area_ratio, area_ratios, last_map, mean_scores, rescaled
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoints import CheckpointError
 from slak_mm.models import SLaK
 
 matplotlib.use('Agg')

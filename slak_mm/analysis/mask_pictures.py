@@ -5,7 +5,7 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
-from ..checkpoint import CheckpointError, load_file
+from ..checkpoints import CheckpointError, load_file
 from ..sparsity.masks import unpack
 
 NEVER, ONCE, ACTIVE, BACKGROUND = range(4)

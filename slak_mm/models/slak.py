@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import adapt_state_dict
+from ..checkpoints.fit import adapt_state_dict
 from ..compat import is_compiling
 from ..registry import MODELS, register
 from .large_kernel import FORMS, LargeKernel, has_hooks

@@ -16,7 +16,7 @@ from slak_mm.analysis.mask_pictures import (
     shares,
     short_name,
 )
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoints import CheckpointError
 from slak_mm.sparsity.masks import Masks, maskable
 
 

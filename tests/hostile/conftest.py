@@ -7,7 +7,7 @@ import torch
 from hostile_helpers import read, run_tool
 from mmengine.runner import runner
 
-from slak_mm.data import ToySpec, write_ade20k
+from slak_mm.toy import ToySpec, write_ade20k
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from slak_mm.checkpoint import CheckpointError
+from slak_mm.checkpoints import CheckpointError
 from slak_mm.models import SLaK
 
 KERNEL, GAMMA, NORM = 'stages.0.0.large_kernel.LoRA1.conv.weight', 'stages.0.0.gamma', 'stages.2.1.norm.weight'

@@ -8,7 +8,7 @@ import pytest
 from hostile_helpers import read
 from PIL import Image
 
-from slak_mm.data import ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
+from slak_mm.toy import ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
 
 
 def remove(name, root):

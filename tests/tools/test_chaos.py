@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from slak_mm.data import ToySpec, write_ade20k, write_imagenet
+from slak_mm.toy import ToySpec, write_ade20k, write_imagenet
 
 ROOT = Path(__file__).parents[2]
 

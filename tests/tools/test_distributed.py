@@ -15,9 +15,9 @@ import torch
 from micro_configs import shrink
 from mmengine import Config
 
-from slak_mm.data import ToySpec, write_imagenet
-from slak_mm.engine import distributed
 from slak_mm.sparsity.masks import unpack
+from slak_mm.toy import ToySpec, write_imagenet
+from slak_mm.training import distributed
 
 ROOT = Path(__file__).parents[2]
 BATCH = 8

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slak_mm.checkpoint import convert_state_dict, infer_config
+from slak_mm.checkpoints import convert_state_dict, infer_config
 from slak_mm.sparsity import Masks, maskable
 
 ROOT = Path(__file__).parents[2]

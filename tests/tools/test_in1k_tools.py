@@ -14,11 +14,12 @@ from mmengine import Config
 from mmengine.runner import Runner
 from torch import nn
 
-from slak_mm.data import ToySpec, write_imagenet
+from slak_mm.compat.versions import find_config
 from slak_mm.sparsity.masks import unpack
+from slak_mm.toy import ToySpec, write_imagenet
 
 ROOT = Path(__file__).parents[2]
-PRETRAINING = sorted(path.stem for path in ROOT.glob('configs/*0e_in1k.py'))
+PRETRAINING = sorted(path.stem for folder in ('configs', 'configs/ablations') for path in ROOT.glob(f'{folder}/*0e_in1k.py'))
 
 
 def tool(name, *args):
@@ -57,7 +58,7 @@ def options(data, epochs=1):
 
 def read_micro(name):
     """The config with a backbone of the size of tests/data/slak_micro.pth."""
-    return shrink_model(Config.fromfile(ROOT / f'configs/{name}.py'))
+    return shrink_model(Config.fromfile(find_config(f'{name}.py')))
 
 
 @pytest.fixture(scope='module')

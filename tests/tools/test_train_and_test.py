@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from slak_mm.data import ToySpec, write_ade20k
+from slak_mm.toy import ToySpec, write_ade20k
 
 ROOT = Path(__file__).parents[2]
 STOCK = Path(importlib.util.find_spec('mmseg').origin).parent / '.mim/tools'

@@ -1,0 +1,4 @@
+_base_ = '../slak_t_120e_in1k.py'
+
+model = dict(backbone=dict(width_factor=1.1), head=dict(in_channels=844))
+custom_hooks = [dict(_base_.custom_hooks[0], sparsity=0.2), _base_.custom_hooks[1]]

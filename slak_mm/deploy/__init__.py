@@ -1,0 +1,1 @@
+"""Models as they leave for other programs."""

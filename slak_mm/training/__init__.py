@@ -1,0 +1,7 @@
+"""What mmengine calls while it trains."""
+from . import distributed  # noqa: F401  (lets FlexibleRunner save and resume)
+from .layer_decay import LayerDecayOptimWrapperConstructor
+from .sparse_ema import SparseExponentialMovingAverage
+from .sparsity_hook import SparsityHook
+
+__all__ = ['LayerDecayOptimWrapperConstructor', 'SparseExponentialMovingAverage', 'SparsityHook']
