@@ -1,0 +1,13 @@
+"""Read a checkpoint safely, give its weights our names, see whether they fit, and start a model from them."""
+from .file import CheckpointError, load_file, named
+from .fit import adapt_state_dict, backbones, check_fits
+from .infer import infer_config
+from .names import convert_state_dict
+from .pretrained import PretrainedInit
+from .scheme import SCHEME
+from .weights import select_state_dict
+
+__all__ = [
+    'SCHEME', 'CheckpointError', 'PretrainedInit', 'adapt_state_dict', 'backbones', 'check_fits', 'convert_state_dict',
+    'infer_config', 'load_file', 'named', 'select_state_dict'
+]

@@ -1,0 +1,78 @@
+"""Which SLaK a file holds."""
+from typing import Dict, Optional
+
+from torch import Tensor
+
+from .file import CheckpointError
+from .names import STEM
+
+
+def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = None) -> dict:
+    """Reads the arguments of :class:`slak_mm.models.SLaK` that fit a file off the shapes of its weights.
+
+    Args:
+        state_dict (dict[str, Tensor]): A backbone's, in our names, without prefix.
+        arch_settings (dict, optional): ``SLaK.arch_settings``, to give an arch its name.
+
+    Returns:
+        dict: ``arch``, ``width_factor``, ``in_channels``, ``kernel_sizes``, ``small_kernel_size`` (unless naive),
+        ``large_kernel`` (a tuple where stages differ), ``layer_scale_init_value`` (only if there is none: 0) and ``deploy`` (only if
+        True).
+
+    Raises:
+        CheckpointError: Weights are missing that every SLaK has, or have no such shape.
+    """
+    try:
+        return _infer_config(state_dict, arch_settings or {})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'The weights are not those of a whole SLaK ({type(error).__name__}: {error}). Take a file that '
+                              'is.') from None
+
+
+def _infer_config(state_dict, arch_settings) -> dict:
+    depths = tuple(len({name.split('.')[2] for name in state_dict if name.startswith(f'stages.{i}.')}) for i in range(4))
+    widths = tuple(len(state_dict[f'downsample_layers.{i}.{min(i, 1)}.weight']) for i in range(4))
+    stages = []
+    for i in range(4):
+        kernels, end = f'stages.{i}.0.large_kernel.', '.conv.weight'
+        stages.append(_read_kernels({name[len(kernels):-len(end)]: tuple(value.shape[2:]) for name, value in state_dict.items()
+                                     if name.startswith(kernels) and name.endswith(end)}))
+    forms, longer, shorter_edges = zip(*stages)
+    shorter = next((size for size in shorter_edges if size), None)
+    # beside kernels with a small one, one that is no longer than it has none
+    forms = tuple('reparam' if form == 'naive' and size == shorter else form for form, size in zip(forms, longer))
+    config = dict(zip(('arch', 'width_factor'), _name_arch(depths, widths, arch_settings)))
+    config.update(in_channels=state_dict[STEM].shape[1], kernel_sizes=longer)
+    if shorter is not None:
+        config['small_kernel_size'] = shorter
+    config['large_kernel'] = forms[0] if len(set(forms)) == 1 else forms
+    if 'stages.0.0.gamma' not in state_dict:
+        config['layer_scale_init_value'] = 0.
+    if not any('.bn.' in name for name in state_dict):
+        config['deploy'] = True
+    return config
+
+
+def _read_kernels(shapes):
+    """Form, M and N (None if there is nothing to tell) of a layer, the inverse of ``branch_shapes``."""
+    small = shapes.get('small', (None, ))[0]
+    if 'tall' in shapes:
+        return 'decomposed', *shapes['tall']
+    if 'dilated' in shapes:
+        size = shapes['dilated'][0]
+        return 'dilated', size, small or 3 * size - 2
+    steps = [shape for name, shape in shapes.items() if name.startswith('sequence.')]
+    if not steps:
+        return 'naive' if small is None else 'reparam', shapes['full'][0], small
+    if set(steps) == {(3, 3)}:
+        size = 2 * len(steps) + 1
+        return 'stacked', size, small or size
+    return 'sequential', *steps[0]
+
+
+def _name_arch(depths, widths, arch_settings):
+    for factor in (1.3, 1., *(i / 20 for i in range(2, 81))):
+        for name, arch in arch_settings.items():
+            if arch['depths'] == depths and tuple(int(c * factor) for c in arch['channels']) == widths:
+                return name, factor
+    return dict(depths=depths, channels=widths), 1.

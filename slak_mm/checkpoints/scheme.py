@@ -1,0 +1,40 @@
+"""``load_from='slak_mm://PATH_OR_URL'``."""
+from mmengine.runner import CheckpointLoader
+
+from .file import CheckpointError, load_file, named
+from .fit import check_masks
+from .names import convert_state_dict
+from .weights import select_state_dict
+
+SCHEME = 'slak_mm://'
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+def load_from_slak_mm(filename: str, map_location='cpu') -> dict:
+    """``load_from='slak_mm://PATH_OR_URL'``: any file that ``init_cfg`` takes, for a whole model, as mmengine wants it.
+
+    Left out are the texts of configs in mmengine's own files: it runs them, one on resuming, one in an inferencer without a config.
+
+    Raises:
+        CheckpointError: See :func:`load_file`, :func:`select_state_dict`, :func:`convert_state_dict` and :func:`check_masks`.
+    """
+    path = filename[len(SCHEME):]
+    with named(path):
+        checkpoint = load_file(path, map_location)
+        state_dict = select_state_dict(checkpoint)
+        if 'message_hub' not in checkpoint:  # not mmengine's own
+            return dict(meta={}, state_dict=convert_state_dict(state_dict))
+        check_masks(checkpoint)
+        return dict(checkpoint, state_dict=state_dict, **_without_configs(checkpoint))
+
+
+def _without_configs(checkpoint: dict) -> dict:
+    try:
+        meta, hub = dict(checkpoint.get('meta', {})), dict(checkpoint['message_hub'])
+        meta.pop('config', None)
+        for part in hub.keys() & {'runtime_info', 'resumed_keys'}:
+            hub[part] = {key: value for key, value in hub[part].items() if key != 'cfg'}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'This is no checkpoint as mmengine saves it ({type(error).__name__}: {error}). Nothing was loaded. '
+                              'Take another checkpoint.') from None
+    return dict(meta=meta, message_hub=hub)
