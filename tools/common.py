@@ -6,6 +6,9 @@ import warnings
 from typing import Callable, Optional, Sequence
 
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine's, at every start
+if not sys.warnoptions:  # python -W shows them
+    for kind in (DeprecationWarning, FutureWarning):  # of libraries about each other: not for whoever runs a tool
+        warnings.filterwarnings('ignore', category=kind, module=r'(?!slak_mm|__main__)')
 
 from mmengine.config import Config, DictAction  # noqa: E402
 
@@ -36,6 +39,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file')
     add_cfg_options(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; defaults to work_dirs/<name of the config>')
+    parser.add_argument('--quiet', action='store_true',
+                        help='no tables of the machine, the config and the hooks on the console; the log file has them')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser

@@ -1,4 +1,6 @@
 """Tests a checkpoint on a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+from contextlib import nullcontext
+
 import common
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
@@ -8,6 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from slak_mm.checkpoints import named, source
 from slak_mm.checks import Setup, check_data
 from slak_mm.deploy.evaluation import PrepareModelHook, remove_ema, set_show_dir, set_tta
+from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
 
 
@@ -36,7 +39,8 @@ def main(argv=None):
         remove_ema(cfg)
         if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
             cfg.pop('runner_type', None)  # a checkpoint is tested in one piece
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        with quiet_console() if args.quiet else nullcontext():
+            runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.register_hook(PrepareModelHook(args.deploy))
         runner.register_hook(setup)
         if args.out:

@@ -1,4 +1,6 @@
 """Trains a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+from contextlib import nullcontext
+
 import common
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -7,6 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from slak_mm.checkpoints import source
 from slak_mm.checks import Setup, check_data
 from slak_mm.reliability.options import set_reliable_hooks, set_resume
+from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
 from slak_mm.training.options import set_amp, set_auto_scale_lr, set_pretrained
 
@@ -39,7 +42,8 @@ def main(argv=None):
             cfg.load_from = source(cfg.load_from)
         set_pretrained(cfg, args.pretrained)
         set_reliable_hooks(cfg)
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        with quiet_console() if args.quiet else nullcontext():
+            runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.register_hook(setup)
         runner.train()
 

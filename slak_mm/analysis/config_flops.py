@@ -1,5 +1,4 @@
 """Parameters and multiply-adds of a config's model, dense and sparse."""
-import warnings
 from typing import Dict, Optional, Tuple
 
 from mmengine.config import Config
@@ -8,7 +7,7 @@ from torch import nn
 
 from ..checkpoints import CheckpointError, load_file, source
 from ..errors import InputError
-from ..models.build import build_model
+from ..models.build import build_model, quiet
 from .flops import CLASSES, Complexity, allocate, complexity, densities_of_masks, densities_of_weights
 
 SHAPES = dict(mmpretrain=(224, 224), mmseg=(512, 2048), mmdet=(800, 1280))  # the paper's
@@ -16,8 +15,7 @@ SHAPES = dict(mmpretrain=(224, 224), mmseg=(512, 2048), mmdet=(800, 1280))  # th
 
 def build(cfg: Config) -> nn.Module:
     """The model of a config, at random weights, whatever its library."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of the libraries, about their own defaults
+    with quiet():
         return build_model(cfg)
 
 

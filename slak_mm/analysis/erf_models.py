@@ -1,5 +1,4 @@
 """The backbones whose receptive fields are compared, and the images that they are shown."""
-import logging
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, source
 from ..models import SLaK
-from ..models.build import build_model
+from ..models.build import build_model, quiet
 from .erf import last_map, mean_scores
 
 MEAN, STD = (.485, .456, .406), (.229, .224, .225)
@@ -42,10 +41,9 @@ COMPARISON = {
 def randomize(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """What ``build`` returns, at the initial weights that the seed gives it."""
     torch.manual_seed(seed)
-    backbone = build()
-    logging.disable(logging.INFO)  # mmengine logs how each parameter is initialised
-    backbone.init_weights()
-    logging.disable(logging.NOTSET)
+    with quiet():
+        backbone = build()
+        backbone.init_weights()
     return backbone
 
 

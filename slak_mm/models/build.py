@@ -1,4 +1,8 @@
+import logging
+import warnings
+from contextlib import contextmanager
 from copy import copy
+from typing import Iterator
 
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -20,3 +24,16 @@ def build_model(cfg: Config) -> nn.Module:
         settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         return revert_sync_batchnorm(MODELS.build(settings))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it libraries neither warn nor log, but for errors: where a model is built as a part of something else."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(level)
