@@ -5,7 +5,7 @@ import pickle
 import re
 import zipfile
 from contextlib import contextmanager
-from typing import Iterator, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 from urllib.parse import urlparse
 
 import torch
@@ -79,9 +79,9 @@ def load_file(path: str, map_location='cpu') -> dict:
     except Exception as error:  # torch raises a dozen types for a bad file
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and 'global' in message.lower():
-            name = re.search(r'GLOBAL (\S+)', message)
+            found = re.search(r'GLOBAL (\S+)', message)
             raise CheckpointError(
-                f'{source} is refused: besides weights it holds code or objects{f" ({name[1]})" if name else ""} that would run on '
+                f'{source} is refused: besides weights it holds code or objects{f" ({found[1]})" if found else ""} that would run on '
                 'loading. Nothing was run. If you trust whoever made it, save its state_dict alone and load that.') from None
         raise CheckpointError(f'{source} cannot be read: it is cut short or is not a PyTorch checkpoint '
                               f'({type(error).__name__}: {message.splitlines()[0] if message else "no details"}). '
@@ -116,7 +116,8 @@ def archive_fault(path: str) -> Optional[str]:
 
 def _tensors(checkpoint: dict) -> Iterator[Tuple[str, Tensor]]:
     """Name and value of each tensor, however deep; a file may nest without end, or hold itself."""
-    pending, seen = [((), checkpoint)], set()
+    pending: List[Tuple[tuple, Any]] = [((), checkpoint)]
+    seen = set()
     while pending:
         path, value = pending.pop()
         if isinstance(value, Tensor):

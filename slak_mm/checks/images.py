@@ -99,7 +99,7 @@ def _check_sample(dataset, info: dict, num_classes: Optional[int]) -> None:
         raise DataError(f'{info["img_path"]} has the label {label}, and the model tells {num_classes} classes apart: 0 to '
                         f'{num_classes - 1}. Mend the data, or num_classes of the head.')
     load = _load_labels(dataset)
-    if load is None:
+    if load is None or image is None:
         return
     path = info['seg_map_path']
     labels = read_image(path, backend_args, 'unchanged', load.imdecode_backend).squeeze()

@@ -34,14 +34,14 @@ def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tenso
         Tensor: Shape (..., C).
     """
     norm_weight, norm_bias, eps = norm
-    layers = autocast(*linear1, *linear2)
+    weight1, bias1, weight2, bias2 = autocast(*linear1, *linear2)
     if not torch.is_grad_enabled():
-        return _forward(x, norm_weight, norm_bias, eps, *layers, scale)
-    if layers[0].dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
+        return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale)
+    if weight1.dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
         out = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         out = F.linear(F.gelu(F.linear(out, *linear1)), *linear2)
         return out if scale is None else out * scale
-    return NormMLPFunction.apply(x, norm_weight, norm_bias, eps, *layers, scale)
+    return NormMLPFunction.apply(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale)
 
 
 def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept=None):
