@@ -97,7 +97,7 @@ def complexity(model: nn.Module, size: Tuple[int, int], densities: Mapping[str, 
 @torch.no_grad()
 def _count(model: nn.Module, images: Tensor) -> Dict[str, int]:
     """Multiply-adds of each module that has any, with those in it; of the whole under ''."""
-    # whoever has a hook is called: no function takes the place of a large-kernel layer's branches, or slices their kernels
+    # a module that has a hook is called: no function takes the place of a large-kernel layer's branches, or slices their kernels
     hooks = [module.register_forward_pre_hook(lambda *_: None) for module in model.modules()]
     if hasattr(model, 'roi_head'):
         model.forward = partial(_two_stage, model)

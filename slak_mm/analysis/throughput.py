@@ -25,7 +25,7 @@ def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int, calls: 
     Args:
         cases (dict[str, Callable]): What to measure.
         repeats (int): Number of samples of each case.
-        calls (int): A sample is the mean of this many calls on end; with several, a GPU need not wait for each to be launched.
+        calls (int): A sample is the mean of this many calls in a row; with several, a GPU need not wait for each to be launched.
             Defaults to 1.
     """
     seconds: Dict[str, List[float]] = {name: [] for name in cases}

@@ -76,7 +76,7 @@ def export(model: nn.Module, images: Tensor, output_names: Sequence[str], opset:
         program: Any = torch.onnx.export(
             model, (images, ), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')}, ), verbose=False, input_names=['images'],
             output_names=output_names, opset_version=opset)
-        # without limits, or the taps that cannot reach a map would be cut off anew at each start
+        # without limits, or the taps that cannot reach a map would be cut off again at each start
         onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     proto = program.model_proto
     for item in (proto, *proto.graph.node):

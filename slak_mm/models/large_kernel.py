@@ -22,7 +22,7 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
     Args:
         form (str): What is summed. ``'decomposed'``: ``tall`` MxN, ``wide`` NxM and ``small`` NxN (paper, section 4). ``'reparam'``:
             ``full`` MxM and ``small`` NxN (RepLKNet's; official ``lkb_origin``). ``'naive'``: ``full`` MxM alone; N is not used.
-            Three that the paper compares with (appendix I), each beside a ``small`` NxN: ``'sequential'``: MxN, then NxM
+            Three that the paper compares with (appendix I), each next to a ``small`` NxN: ``'sequential'``: MxN, then NxM
             (``sequence.0`` and ``sequence.1``), which reach M + N - 1 pixels. ``'dilated'``: ``dilated`` MxM with dilation 3, which
             reaches 3M - 2. ``'stacked'``: as many 3x3 in sequence as reach M pixels, (M - 1) / 2; the paper's ten are M = 21.
         kernel_size (int): M, odd; at least 3 if stacked.
@@ -106,7 +106,7 @@ def dilated_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: 
     """Depthwise convolution with dilation, output as large as the input; by the plain one, on every ``dilation``-th row and column.
 
     Rows and columns that far apart do not meet the others, so each of the ``dilation ** 2`` interleaved maps is an image of its own.
-    Thus a dilated kernel has the backends and the sliced-off taps of any other.
+    So a dilated kernel has the backends and the sliced-off taps of any other.
 
     Args:
         x (Tensor): Input of shape (N, C, H, W).
@@ -187,7 +187,7 @@ class LargeKernel(nn.Module):
     def switch_to_deploy(self) -> None:
         """Folds each batch norm and, in the parallel forms, adds the small kernel into the centre of the first large one.
 
-        Outputs stay equal. A sequence pads its map anew before each convolution, so it is no single convolution at the border, and
+        Outputs stay equal. A sequence pads its map again before each convolution, so it is no single convolution at the border, and
         a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias.
         """
         for module in self.modules():

@@ -39,7 +39,7 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
         print_log(f'{path} is skipped, and the checkpoint before it is used: {fault.rstrip(".")}.', 'current', logging.WARNING)
     if candidates:
         raise CheckpointError(f'None of the {len(candidates)} checkpoints in {work_dir} can be read, so there is nothing to resume. '
-                              'Give another with --resume CKPT, or train anew in another --work-dir.')
+                              'Give another with --resume CKPT, or start a new training in another --work-dir.')
     return None
 
 

@@ -58,7 +58,7 @@ TOY_CLASSES: Tuple[ToyClass, ...] = (
              'n04404412', 851),
 )
 
-MIN_SIZE = 32  # shortest image side, in pixels, at which the textures can still be told apart
+MIN_SIZE = 32  # shortest image side, in pixels, at which the textures still look different
 MIN_VISIBLE = 0.5  # least visible share of an object's area
 NUM_OBJECTS = (2, 5)
 SCALE_RANGE = (0.20, 0.32)  # circumradius of a shape over the shorter image side

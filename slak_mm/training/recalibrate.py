@@ -36,7 +36,7 @@ class OnlyNormsTrain(nn.Module):
 
 
 def recalibrate(model: BaseModel, loader: DataLoader, num_iters: Optional[int] = None) -> int:
-    """Estimates the batch-norm statistics of a model anew, on a GPU if there is one; shows its progress.
+    """Estimates the batch-norm statistics of a model again, on a GPU if there is one; shows its progress.
 
     Args:
         model (BaseModel): Of any OpenMMLab library; its statistics are replaced.

@@ -62,7 +62,7 @@ def preprocess(model: BaseModel, data):
 class SparsityHook(Hook):
     """Trains a model sparse: :class:`slak_mm.sparsity.DynamicSparsity` under mmengine (paper, Algorithm 1 and appendix B).
 
-    The masks are applied after each *real* optimizer step, whatever accumulation or GradScaler skip, hence before EMA. They,
+    The masks are applied after each *real* optimizer step, whatever accumulation or GradScaler skip, and so before EMA. They,
     the step counter and the options are part of every checkpoint, under 'sparsity'.
 
     - Pre-training: the defaults are the paper's.

@@ -13,7 +13,7 @@ from .result import DTYPES, Result, convnext, medians_of
 
 
 def gpu(args: SimpleNamespace) -> Result:
-    """what is of interest on a GPU: the op against torch's convolutions, and the throughput of SLaK and ConvNeXt"""
+    """on a GPU: the op against torch's convolutions, and the throughput of SLaK and ConvNeXt"""
     torch.backends.cudnn.benchmark = True
     parts = []
     for dtype in args.dtypes:
