@@ -1,7 +1,6 @@
 """The ImageNet-1K configs against the recipes."""
 import copy
 import functools
-import importlib
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from slak_mm.compat.versions import find_config
 from slak_mm.models.large_kernel import LargeKernel
 from slak_mm.sparsity import maskable
 from slak_mm.training import SparseExponentialMovingAverage
+from slak_mm.training.options import set_auto_scale_lr
 
 ROOT = Path(__file__).parents[2]
 T, S, B = 50_703_838, 91_131_820, 157_950_792
@@ -235,10 +235,9 @@ def test_a_run_may_be_shorter_than_its_warmup(name):
     assert len(our_curve(read(name), epoch_length=2, epochs=1)) == 2
 
 
-def test_automatic_scaling_counts_accumulation(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+def test_automatic_scaling_counts_accumulation():
     cfg = copy.deepcopy(read('t_300e'))
-    importlib.import_module('train').set_auto_scale_lr(cfg)
+    set_auto_scale_lr(cfg)
     # mmengine multiplies lr by (GPUs x batch_size) / base_batch_size
     assert 4 * 128 / cfg.auto_scale_lr.base_batch_size == 1 and cfg.auto_scale_lr.enable
 
