@@ -4,8 +4,8 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmseg.datasets import ADE20KDataset
 
-from slak_mm.checks.annotations import DataError
 from slak_mm.checks import images
+from slak_mm.checks.annotations import DataError
 from slak_mm.checks.images import check_images, read_image
 from slak_mm.toy import ToySpec, write_ade20k
 
