@@ -37,7 +37,7 @@ def empty(dataset) -> DataError:
 
 
 def check_images(dataset, num_classes: Optional[int] = None) -> None:
-    """Looks for each file of a segmentation data set, and into :data:`SAMPLE` files of any data set of OpenMMLab.
+    """Looks for each file of a segmentation data set, and into ``SAMPLE`` files of any data set of OpenMMLab.
 
     Images must be readable. A label map must be an image of one channel, as large as its image, whose values, after
     ``reduce_zero_label`` and the choice of classes, are classes or ``ignore_index``.
