@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 def built(tmp_path_factory):
     """The sdist, and the wheel that is built from it, of a checkout in which tools were run, so that byte code lies in its folders."""
     source, out = tmp_path_factory.mktemp('source') / 'slak_mm', tmp_path_factory.mktemp('built')
-    shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns('.venv', '.git', 'work_dirs', 'build', '*.egg-info', 'dist'))
+    unneeded = shutil.ignore_patterns('.venv', '.git', 'work_dirs', 'build', '*.egg-info', 'dist')
+    shutil.copytree(ROOT, source, symlinks=True, ignore=unneeded)
     for folder in ('slak_mm', 'tools', 'configs/_base_'):
         (source / folder / '__pycache__').mkdir(exist_ok=True)
         (source / folder / '__pycache__/left_over.cpython-311.pyc').touch()
