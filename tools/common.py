@@ -183,6 +183,7 @@ class Setup(Hook):
 
 def run(main) -> None:
     """Runs a tool; what it cannot use ends it with one line, not with a traceback (unless SLAK_MM_TRACEBACK is set)."""
+    message = None
     try:
         main()
     except (UserError, OSError) as error:
@@ -191,4 +192,5 @@ def run(main) -> None:
         message = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             message = f'{error.filename}: {error.strerror}. Name a file that can be read, or a folder that can be written to.'
+    if message is not None:  # here, where the error and the model in its frames are gone (leave_process_group)
         sys.exit(f'error: {message}')
