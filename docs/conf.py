@@ -20,8 +20,9 @@ autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
 # types of other libraries, whose sites a build without network cannot ask
 nitpick_ignore_regex = [
-    ('py:.*', r'(torch|nn|numpy|np|mmengine|collections|pathlib)\..*'),
-    ('py:class', r'optional|Tensor|Module|Path|BaseDataset|Dropout|BatchNorm'),
+    ('py:.*', r'(?!slak_mm)\w+\..*'),
+    ('py:class', r'optional|Tensor|Module|Path|Console|BaseDataset|DataLoader|Config|Runner|FSDP|Dropout|BatchNorm'),
+    ('py:data', '.*'),  # constants have no entry
 ]
 
 
@@ -32,20 +33,25 @@ def public(module):
 
 
 def api(app, docname, source):
-    """Fills docs/api.rst: each public name once, in the first of slak_mm, its packages and its modules that has it."""
+    """Fills docs/api.rst: each public name once, in the first of slak_mm, its packages and their modules that has it.
+
+    Left out are modules from which their package takes what is public.
+    """
     if docname != 'api':
         return
-    seen, text = set(), [source[0]]
     modules = [slak_mm, *(import_module(info.name) for info in pkgutil.walk_packages(slak_mm.__path__, 'slak_mm.'))]
-    whole = {module.__name__ for module in modules if hasattr(module, '__all__')} - {'slak_mm'}
+    seen, inner, text = set(), set(), [source[0]]
     for module in modules:
-        name = module.__name__
-        members = [member for member in public(module) if id(getattr(module, member)) not in seen]
-        if name.rpartition('.')[0] in whole and name not in whole or not members and not hasattr(module, '__path__'):
-            continue  # of a package that says what is public in it, or documented already
-        seen.update(id(getattr(module, member)) for member in members)
-        text += [name, '-' * len(name), '', f'.. automodule:: {name}']
-        text += [f'   :members: {", ".join(members)}', '   :imported-members:', ''] if members else ['']
+        values = {member: getattr(module, member) for member in public(module)}
+        if hasattr(module, '__path__') and module is not slak_mm:
+            inner |= {getattr(value, '__module__', None) for value in values.values()} - {module.__name__}
+        if module.__name__ in inner:
+            continue
+        members = [member for member, value in values.items() if id(value) not in seen]
+        seen |= {id(value) for value in values.values()}
+        if members or hasattr(module, '__path__'):
+            text += [module.__name__, '-' * len(module.__name__), '', f'.. automodule:: {module.__name__}']
+            text += [f'   :members: {", ".join(members)}', '   :imported-members:', ''] if members else ['']
     source[0] = '\n'.join(text)
 
 
