@@ -44,7 +44,7 @@ def classes_of(model: nn.Module) -> Optional[int]:
 
 
 def check_images(dataset, num_classes: Optional[int] = None) -> None:
-    """Looks for each file of a segmentation data set, and into :data:`SAMPLE` files of any data set of OpenMMLab.
+    """Looks for each file of a segmentation data set, and into ``SAMPLE`` files of any data set of OpenMMLab.
 
     Images must be readable. A label map must be an image of one channel, as large as its image, whose values, after
     ``reduce_zero_label`` and the choice of classes, are classes or ``ignore_index``.

@@ -81,7 +81,7 @@ class DepthwiseConvBN(nn.Module):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the branch is one convolution: it has no norm, or a batch norm that normalises by its running statistics."""
+        """Whether the branch is one convolution, as it has no norm, or a batch norm that normalises by its running statistics."""
         return self.bn is None or isinstance(self.bn, _BatchNorm) and not self.bn.training and self.bn.track_running_stats
 
     def folded(self) -> Tuple[Tensor, Tensor]:

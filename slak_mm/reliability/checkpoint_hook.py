@@ -73,14 +73,14 @@ def _fault(path: Path) -> Optional[str]:
 class CheckpointHook(MMEngineCheckpointHook):
     """mmengine's CheckpointHook, with which nothing is lost: ``default_hooks=dict(checkpoint=dict(type='slak_mm.CheckpointHook'))``.
 
-    - To resume without naming a file takes the newest one that is whole (:func:`newest_checkpoint`).
+    - To resume without naming a file takes the newest one that is whole (``newest_checkpoint``).
     - An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is removed after the new one is on the disk, not before.
     - Weights that are not finite are refused: they would take the place of the last good ones.
     - A state of torch's optimizers that does not fit the parameters is refused, of which torch compares the number only.
     - Between two optimizer steps (``accumulative_counts``), the gradients accumulated so far are part of the checkpoint, under
       'accumulated_gradients'; with several processes, their mean, which all go on with.
 
-    Files are written by :class:`AtomicLocalBackend`. Arguments are mmengine's.
+    Files are written by ``AtomicLocalBackend``. Arguments are mmengine's.
 
     Raises:
         CheckpointError: Weights are not finite, the optimizer's state does not fit, the file cannot be written, or none can be read.

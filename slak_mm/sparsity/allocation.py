@@ -53,7 +53,7 @@ def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
 
     Args:
         scores: a tensor of each layer's shape, as from `snip_scores`.
-        density, returns and raises: as for `uniform`.
+        density (float): As for `uniform`, as are result and errors.
 
     Raises:
         ValueError: also when a score is not finite.
@@ -78,7 +78,7 @@ def snip_scores(
     gradients: Mapping[str, torch.Tensor | None] | Callable[[], torch.Tensor],
     reduce: Callable[[torch.Tensor], object] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """|gradient * weight| of each weight (Lee et al., 2019; appendix B.1).
+    """``|gradient * weight|`` of each weight (Lee et al., 2019; appendix B.1).
 
     In fp32: at the start of a SLaK they are about 1e-11, because the layer scale is 1e-6, and would be zero in fp16.
 
