@@ -98,6 +98,8 @@ main() {
 
     stamp="$set $( (echo "$PWD"; "$python" -VV; cat requirements/*.* "$lock" setup.py pyproject.toml slak_mm/compat/torchvision_cpu.py) | sha256sum)"
     [ "$(cat "$venv/.setup-stamp" 2>/dev/null)" != "$stamp" ] || return 0
+    [ ! -L "$venv" ] || die "$venv is a link: nothing is changed in an environment that is another's." \
+        "Remove the link for one of this checkout's own:  rm $venv"
     command -v "${CXX:-g++}" >/dev/null || die "A C++ compiler is needed to build mmcv's ops." \
         "Install it:  sudo apt-get install g++"
 
