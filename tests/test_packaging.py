@@ -1,37 +1,72 @@
-"""A wheel carries configs, tools and model index, and they are found where mmengine and mim look."""
+"""A wheel built from the sdist carries configs, tools and model index, and they are found where mmengine and mim look."""
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    source, out = tmp_path_factory.mktemp('source') / 'slak_mm', tmp_path_factory.mktemp('wheel')
-    shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns('.venv', '.git', 'work_dirs', 'build', '*.egg-info'))
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', out, source], check=True)
-    return next(out.glob('*.whl'))
+def built(tmp_path_factory):
+    """The sdist, and the wheel that is built from it, of a checkout in which tools were run, so that byte code lies in its folders."""
+    source, out = tmp_path_factory.mktemp('source') / 'slak_mm', tmp_path_factory.mktemp('built')
+    unneeded = shutil.ignore_patterns('.venv', '.git', 'work_dirs', 'build', '*.egg-info', 'dist')
+    shutil.copytree(ROOT, source, symlinks=True, ignore=unneeded)
+    for folder in ('slak_mm', 'tools', 'configs/_base_'):
+        (source / folder / '__pycache__').mkdir(exist_ok=True)
+        (source / folder / '__pycache__/left_over.cpython-311.pyc').touch()
+    command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, source]
+    result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, PYTHONWARNINGS='ignore'))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out
+
+
+@pytest.fixture(scope='module')
+def wheel(built):
+    return next(built.glob('*.whl'))
+
+
+def shipped(folder):
+    return [path.relative_to(ROOT) for path in (ROOT / folder).rglob('*') if path.is_file() and '__pycache__' not in path.parts]
 
 
 def test_the_wheel_holds_all_that_users_need(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ('configs', 'tools'):
-        for path in (ROOT / folder).rglob('*'):
-            if path.is_file() and '__pycache__' not in path.parts:
-                assert f'slak_mm/.mim/{path.relative_to(ROOT)}' in names
-    assert 'slak_mm/.mim/model-index.yml' in names and 'slak_mm/sparsity/masks.py' in names
+        for path in shipped(folder):
+            assert f'slak_mm/.mim/{path}' in names
+    assert 'slak_mm/.mim/model-index.yml' in names and 'slak_mm/sparsity/masks.py' in names and 'slak_mm/py.typed' in names
     assert not [name for name in names if name.startswith('tests') or '__pycache__' in name]
     metadata = next(name for name in names if name.endswith('METADATA'))
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert all(f'Provides-Extra: {extra}' in text for extra in ('cls', 'det', 'seg', 'all', 'dev'))
     assert 'Requires-Dist: numpy\n' in text and not [line for line in text.splitlines()
                                                      if line.startswith('Requires-Dist: mm') and 'extra ==' not in line]
+    assert 'License: Apache-2.0\n' in text and 'License-File: LICENSE\n' in text
+    licence = next(name for name in names if name.endswith('LICENSE'))
+    assert zipfile.ZipFile(wheel).read(licence).decode() == (ROOT / 'LICENSE').read_text()
+
+
+def test_the_sdist_holds_files_in_place_of_links(built):
+    with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
+        members = archive.getmembers()
+    assert all(member.isfile() or member.isdir() for member in members)
+    names = {member.name.partition('/')[2] for member in members}
+    assert {f'slak_mm/.mim/{path}' for folder in ('configs', 'tools') for path in shipped(folder)} <= names
+    assert {'LICENSE', 'CITATION.cff', 'README.md', 'setup.py', 'pyproject.toml', 'slak_mm/.mim/model-index.yml'} <= names
+    assert not [name for name in names if name.startswith('tests') or '__pycache__' in name]
+
+
+def test_a_package_index_accepts_both(built):
+    result = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *built.iterdir()], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.count('PASSED') == 2, result.stdout + result.stderr
 
 
 def test_an_installed_wheel_serves_configs_and_tools(wheel, tmp_path):
@@ -58,3 +93,10 @@ def test_a_checkout_serves_its_own_configs():
     mim = Path(slak_mm.__file__).parent / '.mim'
     assert (mim / 'configs').resolve() == ROOT / 'configs' and (mim / 'tools').resolve() == ROOT / 'tools'
     assert (mim / 'model-index.yml').resolve() == ROOT / 'model-index.yml'
+
+
+def test_the_citation_names_this_version():
+    import slak_mm
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == slak_mm.__version__ and citation['license'] == 'Apache-2.0'
+    assert citation['preferred-citation']['title'].startswith('More ConvNets in the 2020s')

@@ -53,9 +53,12 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def run(main: Callable[[Optional[Sequence[str]]], None], argv: Optional[Sequence[str]] = None) -> None:
     """Runs a tool; what it cannot use ends it with one line, not with a traceback (unless SLAK_MM_TRACEBACK is set)."""
+    message = None
     try:
         main(argv)
     except (UserError, OSError) as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(describe(error))
+        message = describe(error)
+    if message is not None:  # only here are the error, and the model in its frames, gone (leave_process_group)
+        sys.exit(message)

@@ -32,7 +32,7 @@ class Classifier(nn.Module):
 
 
 def slak(arch: dict, **options) -> Classifier:
-    """A classifier on :class:`SLaK`."""
+    """A classifier on :class:`slak_mm.SLaK`."""
     backbone = SLaK(arch, norm_cfg=dict(type='BN'), **options)
     return Classifier(backbone, backbone.channels[-1])
 
@@ -58,7 +58,7 @@ def builders(arch: dict) -> Dict[str, Callable[[], Classifier]]:
 
 
 def merged(model: Classifier) -> Classifier:
-    """A copy of a classifier on :class:`SLaK`, with its large-kernel layers merged."""
+    """A copy of a classifier on :class:`slak_mm.SLaK`, with its large-kernel layers merged."""
     model = deepcopy(model).eval()
     model.backbone.switch_to_deploy()
     return model

@@ -31,7 +31,7 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
 
     Raises:
         CheckpointError: Nothing matches, or shapes or names differ: the message says which config lines to change. Or
-            :func:`check_weights` refuses them.
+            ``check_weights`` refuses them.
     """
     own = {name: value.shape for name, value in backbone.state_dict().items()}
     last = f'norm{len(backbone.depths) - 1}.'

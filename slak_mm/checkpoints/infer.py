@@ -8,7 +8,7 @@ from .names import STEM
 
 
 def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = None) -> dict:
-    """Reads the arguments of :class:`slak_mm.models.SLaK` that fit a file off the shapes of its weights.
+    """Reads the arguments of :class:`slak_mm.SLaK` that fit a file off the shapes of its weights.
 
     Args:
         state_dict (dict[str, Tensor]): A backbone's, in our names, without prefix.

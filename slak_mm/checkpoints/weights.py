@@ -19,7 +19,7 @@ def select_state_dict(checkpoint: dict, key: Optional[str] = None) -> Dict[str, 
     """The weights in a loaded file: its entry ``key``; by default ``state_dict``, else ``model``, else the file itself.
 
     Raises:
-        CheckpointError: There is none; the message lists the keys that hold weights. Or :func:`check_weights` refuses them.
+        CheckpointError: There is none; the message lists the keys that hold weights. Or ``check_weights`` refuses them.
     """
     choices = [name for name, value in checkpoint.items() if _is_state_dict(value)]
     if key is None:

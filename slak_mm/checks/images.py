@@ -27,13 +27,13 @@ def read_image(path: str, backend_args: Optional[dict] = None, flag: str = 'colo
     except (ValueError, OSError, SyntaxError):  # the latter of a broken PNG
         image = None
     if image is None:
-        raise DataError(f'{path} is no image that can be read: it is cut short or of another format. Copy it again or remove it.')
+        raise DataError(f'{path} cannot be read as an image: it is cut short or of another format. Copy it again or remove it.')
     return image
 
 
 def empty(dataset) -> DataError:
     where = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_prefix', '')
-    return DataError(f'{type(dataset).__name__}: there are no images by {where}. Set data_root, data_prefix and ann_file of the data '
+    return DataError(f'{type(dataset).__name__}: no images are found by {where}. Set data_root, data_prefix and ann_file of the data '
                      'set to where they are.')
 
 
@@ -44,7 +44,7 @@ def classes_of(model: nn.Module) -> Optional[int]:
 
 
 def check_images(dataset, num_classes: Optional[int] = None) -> None:
-    """Looks for each file of a segmentation data set, and into :data:`SAMPLE` files of any data set of OpenMMLab.
+    """Looks for each file of a segmentation data set, and into ``SAMPLE`` files of any data set of OpenMMLab.
 
     Images must be readable. A label map must be an image of one channel, as large as its image, whose values, after
     ``reduce_zero_label`` and the choice of classes, are classes or ``ignore_index``.

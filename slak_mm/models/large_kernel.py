@@ -81,7 +81,7 @@ class DepthwiseConvBN(nn.Module):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the branch is one convolution: it has no norm, or a batch norm that normalises by its running statistics."""
+        """Whether the branch is one convolution, as it has no norm, or a batch norm that normalises by its running statistics."""
         return self.bn is None or isinstance(self.bn, _BatchNorm) and not self.bn.training and self.bn.track_running_stats
 
     def folded(self) -> Tuple[Tensor, Optional[Tensor]]:
@@ -120,8 +120,8 @@ def dilated_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: 
     if dilation == 1:
         return large_kernel_conv2d(x, [weight], bias)
     (n, c, h, w), d = x.shape, dilation
-    x = F.pad(x, (0, -w % d, 0, -h % d))
-    rows, columns = x.shape[2] // d, x.shape[3] // d
+    rows, columns = (h + d - 1) // d, (w + d - 1) // d
+    x = F.pad(x, (0, columns * d - w, 0, rows * d - h))
     x = x.view(n, c, rows, d, columns, d).permute(0, 3, 5, 2, 4, 1).reshape(-1, rows, columns, c).permute(0, 3, 1, 2)
     x = large_kernel_conv2d(x, [weight], bias)
     x = x.permute(0, 2, 3, 1).reshape(n, d, d, rows, columns, c).permute(0, 3, 1, 4, 2, 5).reshape(n, rows * d, columns * d, c)

@@ -125,7 +125,7 @@ class SLaK(BaseModule):
         width_factor (float): Stage i has ``int(channels[i] * width_factor)`` channels. Defaults to 1.3.
         large_kernel (str | Sequence[str]): Form of the large-kernel layer, or of each stage's: ``'decomposed'`` (the paper's),
             ``'reparam'`` (MxM + small), ``'naive'`` (MxM alone), or one that the paper compares with: ``'sequential'``, ``'dilated'``,
-            ``'stacked'`` (:func:`~slak_mm.models.large_kernel.branch_shapes`). Defaults to 'decomposed'.
+            ``'stacked'`` (``slak_mm.models.large_kernel.branch_shapes``). Defaults to 'decomposed'.
         norm_cfg (dict): Norm after each depthwise convolution. Defaults to ``dict(type='SyncBN')``, which mmengine's Runner turns
             into BN when training is not distributed.
         drop_path_rate (float): Stochastic depth, linear over the blocks from 0 to this rate. Defaults to 0.

@@ -73,14 +73,14 @@ def _fault(path: Path) -> Optional[str]:
 class CheckpointHook(MMEngineCheckpointHook):
     """mmengine's CheckpointHook, with which nothing is lost: ``default_hooks=dict(checkpoint=dict(type='slak_mm.CheckpointHook'))``.
 
-    - To resume without naming a file takes the newest one that is whole (:func:`newest_checkpoint`).
+    - To resume without naming a file takes the newest one that is whole (``newest_checkpoint``).
     - An outdated checkpoint (``max_keep_ckpts``, ``save_best``) is removed after the new one is on the disk, not before.
     - Weights that are not finite are refused: they would take the place of the last good ones.
     - A state of torch's optimizers that does not fit the parameters is refused, of which torch compares the number only.
     - Between two optimizer steps (``accumulative_counts``), the gradients accumulated so far are part of the checkpoint, under
       'accumulated_gradients'; with several processes, their mean, which all go on with.
 
-    Files are written by :class:`AtomicLocalBackend`. Arguments are mmengine's.
+    Files are written by ``AtomicLocalBackend``. Arguments are mmengine's.
 
     Raises:
         CheckpointError: Weights are not finite, the optimizer's state does not fit, the file cannot be written, or none can be read.
@@ -120,7 +120,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                     raise CheckpointError(
                         f'{name} is not finite after iteration {checkpoint["meta"]["iter"]}: the training has diverged, and its state '
                         'is not saved. Earlier checkpoints are untouched. Lower the learning rate, or clip gradients '
-                        '(optim_wrapper.clip_grad), and go on from one of them.')
+                        '(optim_wrapper.clip_grad), and continue from one of them.')
         if 'optimizer' in checkpoint and self._waiting:
             checkpoint[GRADIENTS_KEY] = {name: param.grad.detach().cpu() for name, param in unwrap(runner.model).named_parameters()
                                          if param.grad is not None}
@@ -191,7 +191,7 @@ def _check_moments(runner) -> None:
         for key in kept:
             value, fault = state.get(key), None
             if not isinstance(value, Tensor):
-                fault = 'is missing' if value is None else 'is no tensor'
+                fault = 'is missing' if value is None else 'is not a tensor'
             elif value.shape != param.shape:
                 fault = f'is {tuple(value.shape)}, not {tuple(param.shape)}'
             elif not value.isfinite().all():

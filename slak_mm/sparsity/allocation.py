@@ -53,7 +53,7 @@ def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
 
     Args:
         scores: a tensor of each layer's shape, as from `snip_scores`.
-        density, returns and raises: as for `uniform`.
+        density (float): As for `uniform`, as are result and errors.
 
     Raises:
         ValueError: also when a score is not finite.
@@ -78,7 +78,7 @@ def snip_scores(
     gradients: Mapping[str, torch.Tensor | None] | Callable[[], torch.Tensor],
     reduce: Callable[[torch.Tensor], object] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """|gradient * weight| of each weight (Lee et al., 2019; appendix B.1).
+    """``|gradient * weight|`` of each weight (Lee et al., 2019; appendix B.1).
 
     In fp32: at the start of a SLaK they are about 1e-11, because the layer scale is 1e-6, and would be zero in fp16.
 
@@ -165,7 +165,7 @@ def _with_dense_layers(
         free = [name for name in sizes if name not in dense]
         rest = total - sum(dense.values())
         if (rest > 0) != bool(free) or rest < 0:
-            raise ValueError(f'density {density} cannot be had: the layers at >= {DENSE} stay dense ({list(dense)}), '
+            raise ValueError(f'density {density} cannot be reached: the layers at >= {DENSE} stay dense ({list(dense)}), '
                              f'which leaves {rest} weights for the others ({free})')
         counts = allot(free, rest) if free else {}
         full = [name for name in free if counts[name] >= DENSE * sizes[name]]

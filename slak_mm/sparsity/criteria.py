@@ -56,7 +56,7 @@ def highest(values: torch.Tensor, count: int, among: torch.Tensor | None = None)
 
 
 def prune_magnitude(weights: torch.Tensor, count: int, active: torch.Tensor | None = None) -> torch.Tensor:
-    """The smallest |w| (appendix B.3; Mocanu et al., 2018, as simplified by Evci et al., 2020).
+    """The smallest ``|w|`` (appendix B.3; Mocanu et al., 2018, as simplified by Evci et al., 2020).
 
     Args:
         weights: a layer's weights, (N,), of any floating dtype.
@@ -105,7 +105,7 @@ def grow_random(
 def grow_gradient(
     param: nn.Parameter, state: Mapping, inactive: torch.Tensor, count: int, generator: torch.Generator,
 ) -> torch.Tensor:
-    """The largest |gradient| (RigL; Evci et al., 2020). Arguments and result as for `grow_random`.
+    """The largest ``|gradient|`` (RigL; Evci et al., 2020). Arguments and result as for `grow_random`.
 
     Raises ValueError when the parameter has no gradient at the time of the call.
     """
@@ -118,7 +118,7 @@ def grow_gradient(
 def grow_momentum(
     param: nn.Parameter, state: Mapping, inactive: torch.Tensor, count: int, generator: torch.Generator,
 ) -> torch.Tensor:
-    """The largest |momentum| (Dettmers & Zettlemoyer, 2019). Arguments and result as for `grow_random`.
+    """The largest ``|momentum|`` (Dettmers & Zettlemoyer, 2019). Arguments and result as for `grow_random`.
 
     The momentum is the optimizer's `exp_avg` (Adam and its kin) or `momentum_buffer` (SGD).
 

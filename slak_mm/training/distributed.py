@@ -1,7 +1,11 @@
 """Several processes: on CPUs, and by the strategies of mmengine's FlexibleRunner."""
+import atexit
 import datetime
+import gc
+import importlib
 import logging
 import os
+import sys
 from typing import Any, Dict
 
 import torch
@@ -14,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import FlexibleRunner, weights_to_cpu
+from mmengine.utils import digit_version
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -42,7 +47,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         count = sum(type(layer).__name__ == 'SyncBatchNorm' for layer in module.modules())
         if count:
             module = revert_sync_batchnorm(module)
-            print_log(f'SyncBN works on GPUs alone: {count} layers became BN, and each process NORMALISES BY ITS PART OF THE BATCH. '
+            print_log(f'SyncBN works on GPUs only: {count} layers became BN, and each process NORMALISES BY ITS PART OF THE BATCH. '
                       "If the result must not depend on the number of processes, set norm_cfg=dict(type='GN', num_groups=1), or "
                       'train in one process.', 'current', logging.WARNING)
         super().__init__(module, device_ids=None, **kwargs)
@@ -70,7 +75,10 @@ def prepare_cpu_launch(cfg: Config) -> None:
             'tools/dist_train.sh or tools/dist_test.sh.')
     if not is_distributed():
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        if digit_version(torch.__version__) >= digit_version('2.0'):
+            importlib.import_module('torch._dynamo')  # DDP imports it; when that is after the next line, it keeps the group for ever
         torch.distributed.init_process_group('gloo', timeout=timeout and datetime.timedelta(seconds=timeout))
+        atexit.register(leave_process_group)
     wrapper: Dict[str, Any] = dict(type='CPUDistributedDataParallel', broadcast_buffers=False)
     if 'runner_type' not in cfg:
         if cfg.get('model_wrapper_cfg') is None:
@@ -86,6 +94,19 @@ def prepare_cpu_launch(cfg: Config) -> None:
                 state_dict_type='FULL_STATE_DICT',
                 state_dict_config=dict(type='FullStateDictConfig', rank0_only=True, offload_to_cpu=False),
                 optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True, offload_to_cpu=False))
+
+
+def leave_process_group() -> None:
+    """Ends the threads of gloo, before the interpreter does.
+
+    Such a thread may still want Python's lock, to free a tensor. An interpreter that ends does not give it: before Python 3.14 the
+    process then aborts, although its work is done. Threads end with the group, and the group with the last model that uses it.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        for name in ('last_exc', 'last_value', 'last_traceback'):  # after an error they hold the frames, hence the model
+            sys.__dict__.pop(name, None)
+        gc.collect()
 
 
 def fix_flexible_runner() -> None:

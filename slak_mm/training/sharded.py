@@ -52,13 +52,13 @@ class ShardedMasks(Masks):
 
 
 class ShardedSparsity(DynamicSparsity):
-    """:class:`DynamicSparsity` of a model under FSDP: the same masks, and the state that any other run can resume.
+    """:class:`slak_mm.sparsity.DynamicSparsity` of a model under FSDP: the same masks, and the state that any other run can resume.
 
     Without traffic in a step; an adaptation gathers the weights (with ``grow='gradient'``, gradients too) once.
 
     Args:
         model (FSDP): The outermost wrapper, with ``use_orig_params=True``.
-        *args, **kwargs: Of ``DynamicSparsity``.
+        args, kwargs: Of ``DynamicSparsity``.
 
     Raises:
         ValueError: Parameters are flattened (``use_orig_params=False``), or ``grow='momentum'``: the moments cannot be gathered.

@@ -1,8 +1,7 @@
 import pytest
 import torch
 from mmengine.registry import OPTIM_WRAPPERS
-from test_checkpoint_hook import equal, saved
-from test_sparsity_hook import Model, ScalerWrapper, build, hook
+from runner_helpers import Model, ScalerWrapper, build, equal, hook, saved
 from versions import needs_torch
 
 from slak_mm.reliability.checkpoint_hook import newest_checkpoint
@@ -66,7 +65,7 @@ def test_a_grad_scaler_leaves_the_step_out(tmp_path):
     for name, mask in sparsity.masks.active.items():
         assert (sparsity.masks.params[name][~mask.bool()] == 0).all()
     assert sparsity.masks.nonzero == 96
-    with pytest.raises(InvalidLossError, match='at iteration 5'):  # the third on end
+    with pytest.raises(InvalidLossError, match='at iteration 5'):  # the third in a row
         start(tmp_path / 'b', 3, 4, 5, iters=8, optim_wrapper=optim_wrapper).train()
 
 
