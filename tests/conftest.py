@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import warm
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
@@ -24,6 +25,12 @@ def same_examples():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(providers, '_get_local_constants', providers.Constants)
         yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def no_server_is_left():
+    yield
+    warm.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -1,78 +1,80 @@
 """From nothing to a result: writes toy data, tests an untrained micro SLaK, trains it, tests it again, paints what it sees."""
 import argparse
-import json
-import subprocess
-import sys
+import time
 from pathlib import Path
 
-import common  # noqa: F401
-from mmengine.config import Config
-from mmengine.runner import Runner
-from PIL import Image
+import common
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from slak_mm.toy import demo
 
 TOOLS = Path(__file__).resolve().parent
-# task: layout of the toy data, config, metrics to report and what test.py calls them
-TASKS = dict(
-    seg=('ade20k', 'upernet_slak_micro_toy_ade20k.py', {'mIoU': 'mIoU'}),
-    det=('coco', 'cascade_mask_rcnn_slak_micro_toy_coco.py',
-         {'box AP50': 'coco/bbox_mAP_50', 'mask AP50': 'coco/segm_mAP_50'}),
-)
-SCENES = ('--num-train', '240', '--num-val', '32', '--size', '192', '240', '--force')
+LINES = 5  # of the progress of a step, where it is printed line by line
 
 
-def call(tool: str, *args) -> None:
-    """Runs a tool as a user would, and shows the command."""
-    print(f'\n$ python tools/{tool} {" ".join(map(str, args))}', flush=True)
-    subprocess.run([sys.executable, '-W', 'ignore', str(TOOLS / tool), *map(str, args)], check=True)
-
-
-def save_untrained(config: Path, work_dir: Path) -> Path:
-    cfg = Config.fromfile(config)
-    cfg.work_dir = str(work_dir)
-    runner = Runner.from_cfg(cfg)
-    runner.model.init_weights()
-    runner.save_checkpoint(str(work_dir), 'untrained.pth', save_optimizer=False, save_param_scheduler=False)
-    return work_dir / 'untrained.pth'
-
-
-def test(config: Path, checkpoint: Path, work_dir: Path, *args) -> dict:
-    call('test.py', config, checkpoint, '--work-dir', work_dir, *args)
-    return json.loads(max(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
-
-
-def paint_overview(show_dir: Path, target: Path, columns: int = 2, rows: int = 4) -> None:
-    """Lays some overlays (each: truth, prediction) side by side."""
-    tiles = [Image.open(path) for path in sorted(show_dir.rglob('*.*g'))[:columns * rows]]
-    width, height = tiles[0].size
-    sheet = Image.new('RGB', (columns * (width + 8) - 8, rows * (height + 8) - 8), 'white')
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, ((i % columns) * (width + 8), (i // columns) * (height + 8)))
-    sheet.save(target)
-
-
-def main():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('task', nargs='?', choices=TASKS, default='seg')
+    parser.add_argument('task', nargs='?', choices=demo.TASKS, default='seg')
     parser.add_argument('--work-dir', type=Path, help='defaults to work_dirs/demo_<task>')
-    args = parser.parse_args()
-    layout, config, metrics = TASKS[args.task]
-    config = TOOLS.parent / 'configs' / config
+    return parser.parse_args(argv)
+
+
+def describe(progress: demo.Progress) -> str:
+    return f'{progress.done}/{progress.total}' + ('' if progress.loss is None else f', loss {progress.loss:.2f}')
+
+
+def run_step(console: Console, title: str, step):
+    """Runs a step and returns its result; shows a bar on a terminal, and else a few lines."""
+    start = time.monotonic()
+    if console.is_terminal:
+        columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[note]}'), TimeElapsedColumn(), \
+            TextColumn('left:'), TimeRemainingColumn()
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None, note='')
+            result = step(lambda progress: bar.update(task, completed=progress.done, total=progress.total, note=describe(progress)))
+    else:
+        console.print(title)
+        printed = 0
+
+        def report(progress: demo.Progress) -> None:
+            nonlocal printed
+            seconds = time.monotonic() - start
+            if progress.done * LINES // progress.total > printed and progress.done < progress.total and seconds > 10:
+                printed = progress.done * LINES // progress.total
+                left = seconds * (progress.total / progress.done - 1)
+                console.print(f'    {describe(progress)}, about {left:.0f} s left')
+
+        result = step(report)
+    console.print(f'{title if console.is_terminal else "   "} done in {time.monotonic() - start:.0f} s')
+    return result
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    task = demo.TASKS[args.task]
     work_dir = args.work_dir or Path('work_dirs') / f'demo_{args.task}'
-
-    call('make_toy_data.py', layout, f'data/toy_{layout}', *SCENES)
-    untrained = test(config, save_untrained(config, work_dir / 'untrained'), work_dir / 'untrained')
-    call('train.py', config, '--work-dir', work_dir)
-    checkpoint = Path((work_dir / 'last_checkpoint').read_text())
-    trained = test(config, checkpoint, work_dir / 'test', '--show-dir', work_dir / 'overlays')
-    paint_overview(work_dir / 'overlays', work_dir / 'overview.png')
-
-    print()
-    for metric, key in metrics.items():
-        # mmdet reports nothing when nothing at all is detected
-        print(f'{metric} on held-out images: untrained {untrained.get(key, 0):.3g}, trained {trained.get(key, 0):.3g}')
-    print(f'checkpoint: {checkpoint}\noverlays (truth left, prediction right): {work_dir / "overlays"}\n'
-          f'at a glance: {work_dir / "overview.png"}')
+    job = demo.Demo(task, TOOLS, work_dir)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f'A micro SLaK learns to {task.lesson} (configs/{task.config}).\nAll that the tools print goes to {job.log}')
+    steps = {
+        f'write toy scenes to data/toy_{task.layout}': job.write_data,
+        'save a model at random weights': job.save_untrained,
+        'test it on held-out scenes': job.test_untrained,
+        'train': job.train,
+        'test the trained model, paint what it predicts': job.test_trained,
+        'lay some of the pictures out': job.paint,
+    }
+    results = [run_step(console, f'{i}/{len(steps)} {title}', step)
+               for i, (title, step) in enumerate(steps.items(), 1)]
+    table = Table('on held-out scenes', 'untrained', 'trained')
+    for metric, untrained in results[2].items():
+        table.add_row(metric, f'{untrained:.3g}', f'{results[4][metric]:.3g}')
+    console.print(table)
+    console.print(f'checkpoint: {job.checkpoint}\noverlays (truth left, prediction right): {job.overlays}\n'
+                  f'at a glance: {job.overview}')
 
 
 if __name__ == '__main__':
-    main()
+    common.run(main)

@@ -1,11 +1,11 @@
 """Writes a toy data set: the same small learnable scenes in the layout of any of four data sets."""
-
 import argparse
 from pathlib import Path
 
+import common
 from rich.progress import track
 
-from slak_mm.toy import LAYOUTS, ToySpec
+from slak_mm.toy import LAYOUTS, ToySpec, cfg_options
 
 
 def parse_args(argv=None):
@@ -30,15 +30,6 @@ def parse_args(argv=None):
         parser.error(str(error))
 
 
-def cfg_options(layout: str, root: Path) -> str:
-    """The --cfg-options that point a config at a toy data set."""
-    options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')]
-    if layout == 'coco':
-        ann_file = root / 'annotations' / 'instances_val2017.json'
-        options += [f'{key}_evaluator.ann_file={ann_file}' for key in ('val', 'test')]
-    return ' '.join(options)
-
-
 def main(argv=None) -> None:
     args, spec = parse_args(argv)
     LAYOUTS[args.layout](args.out, spec, track)
@@ -46,4 +37,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    common.run(main)

@@ -6,6 +6,7 @@ from typing import Dict, List, Sequence
 import numpy as np
 
 from ..checkpoints import CheckpointError, load_file
+from ..errors import InputError
 from ..sparsity.masks import unpack
 
 NEVER, ONCE, ACTIVE, BACKGROUND = range(4)
@@ -88,18 +89,18 @@ def select_layers(snapshot: Snapshot, wanted: Sequence[str] = ()) -> List[str]:
     """Names of the depthwise layers that contain one of ``wanted``; by default those of the first block that is not dense.
 
     Raises:
-        ValueError: Nothing matches; the message lists some that are there.
+        InputError: Nothing matches; the message lists some that are there.
     """
     depthwise = [name for name, layer in snapshot.layers.items() if is_depthwise(layer)]
     if wanted:
         unknown = [part for part in wanted if not any(part in name for name in depthwise)]
         if unknown or not depthwise:
             some = ', '.join(depthwise[:4]) + (' ...' if len(depthwise) > 4 else '') if depthwise else 'none'
-            raise ValueError(f'no depthwise layer with a mask matches {", ".join(unknown)}; there are: {some}')
+            raise InputError(f'no depthwise layer with a mask matches {", ".join(unknown)}; there are: {some}')
         return [name for name in depthwise if any(part in name for part in wanted)]
     sparse = [name for name in depthwise if (snapshot.layers[name] != ACTIVE).any()]
     if not sparse:
-        raise ValueError('no depthwise layer of these checkpoints is sparse')
+        raise InputError('no depthwise layer of these checkpoints is sparse')
     block = sparse[0].rpartition('large_kernel')[0] or sparse[0]
     return [name for name in sparse if name.startswith(block)]
 

@@ -4,10 +4,10 @@ from .fit import adapt_state_dict, backbones, check_fits
 from .infer import infer_config
 from .names import convert_state_dict
 from .pretrained import PretrainedInit
-from .scheme import SCHEME
+from .scheme import SCHEME, source
 from .weights import select_state_dict
 
 __all__ = [
     'SCHEME', 'CheckpointError', 'PretrainedInit', 'adapt_state_dict', 'backbones', 'check_fits', 'convert_state_dict',
-    'infer_config', 'load_file', 'named', 'select_state_dict'
+    'infer_config', 'load_file', 'named', 'select_state_dict', 'source'
 ]

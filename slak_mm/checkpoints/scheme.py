@@ -9,6 +9,11 @@ from .weights import select_state_dict
 SCHEME = 'slak_mm://'
 
 
+def source(checkpoint: str) -> str:
+    """``load_from`` for a path or http(s) URL, so that it is read safely and in any format; other schemes are mmengine's."""
+    return checkpoint if '://' in checkpoint and not checkpoint.startswith('http') else SCHEME + checkpoint
+
+
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_slak_mm(filename: str, map_location='cpu') -> dict:
     """``load_from='slak_mm://PATH_OR_URL'``: any file that ``init_cfg`` takes, for a whole model, as mmengine wants it.

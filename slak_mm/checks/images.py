@@ -4,6 +4,7 @@ from typing import Iterator, Optional
 import mmcv
 import numpy as np
 from mmengine.fileio import exists, get
+from torch import nn
 
 from .annotations import DataError
 
@@ -34,6 +35,12 @@ def empty(dataset) -> DataError:
     where = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_prefix', '')
     return DataError(f'{type(dataset).__name__}: there are no images by {where}. Set data_root, data_prefix and ann_file of the data '
                      'set to where they are.')
+
+
+def classes_of(model: nn.Module) -> Optional[int]:
+    """Number of classes of a classifier or a segmentor; None for other models."""
+    head = getattr(model, 'decode_head', None) or getattr(model, 'head', None)
+    return getattr(head, 'num_classes', None)
 
 
 def check_images(dataset, num_classes: Optional[int] = None) -> None:

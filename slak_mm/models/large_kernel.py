@@ -119,8 +119,8 @@ def dilated_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: 
     if dilation == 1:
         return large_kernel_conv2d(x, [weight], bias)
     (n, c, h, w), d = x.shape, dilation
-    x = F.pad(x, (0, -w % d, 0, -h % d))
-    rows, columns = x.shape[2] // d, x.shape[3] // d
+    rows, columns = (h + d - 1) // d, (w + d - 1) // d
+    x = F.pad(x, (0, columns * d - w, 0, rows * d - h))
     x = x.view(n, c, rows, d, columns, d).permute(0, 3, 5, 2, 4, 1).reshape(-1, rows, columns, c).permute(0, 3, 1, 2)
     x = large_kernel_conv2d(x, [weight], bias)
     x = x.permute(0, 2, 3, 1).reshape(n, d, d, rows, columns, c).permute(0, 3, 1, 4, 2, 5).reshape(n, rows * d, columns * d, c)

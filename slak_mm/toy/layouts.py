@@ -244,3 +244,17 @@ def _surroundings(image: np.ndarray, obj: Obj, margin: float = 0.2) -> np.ndarra
     x1, y1, x2, y2 = obj.bbox
     dx, dy = round(margin * (x2 - x1)), round(margin * (y2 - y1))
     return image[max(y1 - dy, 0):y2 + dy, max(x1 - dx, 0):x2 + dx]
+
+
+def cfg_options(layout: str, root: Path) -> str:
+    """The ``--cfg-options`` that point a config at a toy data set.
+
+    Args:
+        layout (str): One of :data:`LAYOUTS`.
+        root (Path): Folder of the data set.
+    """
+    options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')]
+    if layout == 'coco':
+        ann_file = root / 'annotations' / 'instances_val2017.json'
+        options += [f'{key}_evaluator.ann_file={ann_file}' for key in ('val', 'test')]
+    return ' '.join(options)

@@ -97,8 +97,8 @@ def prepare_cpu_launch(cfg: Config) -> None:
 def leave_process_group() -> None:
     """Ends the threads of gloo, before the interpreter does.
 
-    Such a thread may still want Python's lock, to free a tensor. From an interpreter that is ending it does not get it: before Python
-    3.14 the process then aborts, although its work is done. Threads end with the group, and the group with the last model that uses it.
+    Such a thread may still want Python's lock, to free a tensor. An interpreter that ends does not give it: before Python 3.14 the
+    process then aborts, although its work is done. Threads end with the group, and the group with the last model that uses it.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -4,9 +4,10 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmseg.datasets import ADE20KDataset
 
+from slak_mm.checks import images
 from slak_mm.checks.annotations import DataError
 from slak_mm.checks.images import check_images, read_image
-from slak_mm.toy import ToySpec, image_checks, write_ade20k
+from slak_mm.toy import ToySpec, write_ade20k
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def test_other_data_sets_are_left_alone():
 
 
 def test_it_reads_a_sample_from_first_to_last(dataset, monkeypatch):
-    monkeypatch.setattr(image_checks, 'SAMPLE', 2)
+    monkeypatch.setattr(images, 'SAMPLE', 2)
     seen = []
-    monkeypatch.setattr(image_checks, 'read_image', lambda path, *args: seen.append(path) or read_image(path, *args))
+    monkeypatch.setattr(images, 'read_image', lambda path, *args: seen.append(path) or read_image(path, *args))
     check_images(dataset)
     infos = [dataset.get_data_info(i) for i in (0, 5)]
     assert seen == [info[key] for info in infos for key in ('img_path', 'seg_map_path')]

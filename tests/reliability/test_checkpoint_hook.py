@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from mmengine.hooks import Hook
-from test_sparsity_hook import build, run
+from runner_helpers import build, run, same_training, saved
 
 from slak_mm.checkpoints import CheckpointError
 from slak_mm.compat import load_weights_only
@@ -17,22 +17,6 @@ CHECKPOINT = dict(type='slak_mm.CheckpointHook', interval=2, by_epoch=False)
 
 def hooks(**options):
     return dict(default_hooks=dict(checkpoint=dict(CHECKPOINT, **options), exact_resume=dict(type='slak_mm.ExactResumeHook')))
-
-
-def saved(folder, name):
-    return load_weights_only(folder / name, 'cpu')
-
-
-def equal(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def same_training(a, b):
-    return all(equal(a[key], b[key]) for key in ('state_dict', 'optimizer', 'sparsity', 'data_position'))
 
 
 def cut(path):

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import Runner
-from test_checkpoint_hook import same_training, saved
-from test_sparsity_hook import Data, Model, build
+from runner_helpers import Data, Model, build, same_training, saved
 from torch.utils.data import BatchSampler
 
 from slak_mm.reliability.exact_resume_hook import _NumberedBatches, _SeededDataset, seed_everything

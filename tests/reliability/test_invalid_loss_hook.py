@@ -1,8 +1,7 @@
 import pytest
 import torch
 from mmengine.registry import OPTIM_WRAPPERS
-from test_checkpoint_hook import equal, saved
-from test_sparsity_hook import Model, ScalerWrapper, build, hook
+from runner_helpers import Model, ScalerWrapper, build, equal, hook, saved
 from versions import needs_torch
 
 from slak_mm.reliability.checkpoint_hook import newest_checkpoint

@@ -8,7 +8,9 @@ import pytest
 import torch
 from mmpretrain.models import SwinTransformer
 
-from slak_mm.models import SLaK
+from slak_mm.analysis.benchmarks import layers, models
+from slak_mm.analysis.networks import memory_of_training
+from slak_mm.models import SLaK, ops
 
 NETWORK = ['--arch', 'micro', '--size', '32', '--batch', '2']
 LAYER = ['--channels', '2', '--kernel-size', '9', '--batch', '1', '--resolutions', '4', '8']
@@ -82,7 +84,7 @@ def test_forms(run):
     assert len(with_training['medians']) == 8 and 'naive / decomposed, train step' in with_training['ratios']
 
 
-def test_train(run, monkeypatch, benchmark):
+def test_train(run, monkeypatch):
     names = "authors' layout", 'SLaK', 'SLaK with_cp', 'ConvNeXt', 'ConvNeXt channels_last'
     mebibytes = dict(zip(names, (6., 4., 2., 3., 3.)))
     measured = []
@@ -91,10 +93,10 @@ def test_train(run, monkeypatch, benchmark):
         measured.append((function, *arguments))
         return mebibytes[name] * 2**20
 
-    monkeypatch.setattr(benchmark, 'in_fresh_process', in_fresh_process)
+    monkeypatch.setattr(models, 'in_fresh_process', in_fresh_process)
     result = run('train', *NETWORK)
     arguments = SLaK.arch_settings['micro'], 2, 32, 'cpu', torch.float32, 1
-    assert measured == [(benchmark.memory_of_training, *arguments)] * 5
+    assert measured == [(memory_of_training, *arguments)] * 5
     seconds, medians, ratios = result['seconds'], result['medians'], result['ratios']
     assert list(result['figures'].values()) == [mebibytes]
     assert ratios["authors' layout / SLaK, peak memory"] == 1.5 and ratios["authors' layout / SLaK with_cp, peak memory"] == 3.
@@ -104,7 +106,7 @@ def test_train(run, monkeypatch, benchmark):
     assert ratios["authors' layout / SLaK, train step"] == medians["authors' layout, train step"] / medians['SLaK, train step']
 
 
-def test_scaling(run, monkeypatch, benchmark):
+def test_scaling(run, monkeypatch):
     def seconds(cases, repeats):
         """Proportional to the taps; each case runs once."""
         taps = {}
@@ -114,7 +116,7 @@ def test_scaling(run, monkeypatch, benchmark):
             cases[name]()
         return taps
 
-    monkeypatch.setattr(benchmark, 'interleaved', seconds)
+    monkeypatch.setattr(layers, 'interleaved', seconds)
     result = run('scaling', *LAYER, '--kernel-sizes', '5', '7', '11', '--size', '6')
     assert len(result['medians']) == 2 * 2 * (3 + 2) and len(result['ratios']) == 2 * (3 + 2)
     assert result['ratios']['MxM / decomposed, M = 11, R = 6, forward'] == 11
@@ -124,9 +126,9 @@ def test_scaling(run, monkeypatch, benchmark):
                                              for direction in ('forward', 'forward and backward')}
 
 
-def test_gpu_shrunk_to_the_cpu(run, monkeypatch, benchmark):
-    used, use_backend = [], benchmark.ops.use_backend
-    monkeypatch.setattr(benchmark.ops, 'use_backend', lambda name: used.append(name) or use_backend(name))
+def test_gpu_shrunk_to_the_cpu(run, monkeypatch):
+    used, use_backend = [], ops.use_backend
+    monkeypatch.setattr(ops, 'use_backend', lambda name: used.append(name) or use_backend(name))
     result = run('gpu', *LAYER, '--arch', 'micro', '--size', '32', '--batches', '1', '2', '--calls', '2', '--device', 'cpu',
                  '--backends', 'native', 'auto')
     medians, ratios = result['medians'], result['ratios']
@@ -144,7 +146,7 @@ def test_gpu_shrunk_to_the_cpu(run, monkeypatch, benchmark):
 @pytest.mark.parametrize('argv', [['gpu'], ['layer', '--device', 'cuda']], ids=' '.join)
 def test_no_gpu_is_one_line(benchmark, argv):
     with pytest.raises(SystemExit, match='^error: .* on cuda needs an NVIDIA GPU.*here$'):
-        benchmark.main(argv)
+        sys.modules['common'].run(benchmark.main, argv)
 
 
 def test_defaults_are_those_of_the_issue(benchmark):

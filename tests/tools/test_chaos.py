@@ -1,6 +1,5 @@
 """tools/chaos.py: kills for real, and a comparison that can fail."""
 import copy
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,22 +10,17 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from slak_mm.reliability.chaos import differences
 from slak_mm.toy import ToySpec, write_ade20k, write_imagenet
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope='module')
-def differences():
-    sys.path.insert(0, str(ROOT / 'tools'))
-    spec = importlib.util.spec_from_file_location('chaos', ROOT / 'tools/chaos.py')
-    chaos = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(chaos)
-    sys.path.pop(0)
-    return lambda a, b: list(chaos.differences(a, b))
+def different(a, b):
+    return list(differences(a, b))
 
 
-def test_differences(differences):
+def test_differences():
     a = dict(state_dict=dict(w=torch.zeros(3)), optimizer=dict(state={0: dict(step=1)}), meta=dict(iter=3, time='now', cfg='a'),
              message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.], [1]), 'train/time': HistoryBuffer([1.], [1]),
                                            'val/mIoU': HistoryBuffer([1.], [1])}, runtime_info=dict(iter=3)), array=np.zeros(2))
@@ -34,17 +28,17 @@ def test_differences(differences):
     b['meta'].update(time='then', cfg='b')
     b['message_hub']['log_scalars']['train/time'] = HistoryBuffer([2.], [1])
     del b['message_hub']['log_scalars']['val/mIoU']
-    assert differences(a, b) == []
+    assert different(a, b) == []
     b['state_dict']['w'][1] = 1e-30
     b['optimizer']['state'][0]['step'] = 2
     b['message_hub']['log_scalars']['train/loss'] = HistoryBuffer([1. + 1e-15], [1])
     b['array'] = np.zeros(2, np.float32) + 1
     b['sparsity'] = {}
-    assert sorted(line.split(':')[0] for line in differences(a, b)) == [
+    assert sorted(line.split(':')[0] for line in different(a, b)) == [
         '/array', '/message_hub/log_scalars/train/loss/0', '/optimizer/state/0/step', '/sparsity', '/state_dict/w']
-    assert differences(dict(a=torch.zeros(1)), dict(a=torch.zeros(1, dtype=torch.double))) == ['/a']
-    assert differences([1, 2], [1]) == [': 2 and 1 entries']
-    assert differences(1, 1.) == [': int, float']
+    assert different(dict(a=torch.zeros(1)), dict(a=torch.zeros(1, dtype=torch.double))) == ['/a']
+    assert different([1, 2], [1]) == [': 2 and 1 entries']
+    assert different(1, 1.) == [': int, float']
 
 
 def chaos(work_dir, config, root, kills, *options):

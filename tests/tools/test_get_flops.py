@@ -1,13 +1,14 @@
 """tools/get_flops.py on micro models of the three libraries."""
 import re
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from slak_mm.checkpoints import convert_state_dict, infer_config
+from slak_mm.analysis import config_flops, flops, paper_flops
+from slak_mm.checkpoints import CheckpointError, convert_state_dict, infer_config
 from slak_mm.sparsity import Masks, maskable
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def tool(monkeypatch):
 def run(tool, capsys):
     """Dense and active parameters, then dense and active multiply-adds, as printed; and all that is."""
     def run(*argv):
-        tool.main([str(arg) for arg in argv])
+        sys.modules['common'].run(tool.main, [str(arg) for arg in argv])
         printed = capsys.readouterr().out
         rows = [re.findall(r'[\d,]{3,}', re.search(rf'{name} .*', printed)[0]) for name in ('parameters', 'multiply-adds')]
         return [int(cell.replace(',', '')) for row in rows for cell in row], printed
@@ -36,8 +37,8 @@ def run(tool, capsys):
 
 
 @pytest.fixture
-def model(tool):
-    return lambda config: tool.build(tool.Config.fromfile(config))
+def model():
+    return lambda config: config_flops.build(Config.fromfile(config))
 
 
 def test_classifier(run):
@@ -80,15 +81,14 @@ def test_masks_and_zeros_of_a_checkpoint(run, model, tmp_path):
     assert zeros == [dense, active, macs, active_macs]
 
 
-def test_zeros_of_an_official_file(tool, official):
+def test_zeros_of_an_official_file(official):
     weights = convert_state_dict(torch.load(official, weights_only=True)['model'])
     backbone = infer_config({name[len('backbone.'):]: value for name, value in weights.items() if name.startswith('backbone.')})
-    cfg = tool.Config.fromfile(CLASSIFIER)
+    cfg = Config.fromfile(CLASSIFIER)
     cfg.model.backbone = dict(type='slak_mm.SLaK', **backbone)
     classes, in_channels = weights['head.fc.weight'].shape
     cfg.model.head.update(num_classes=classes, in_channels=in_channels)
-    args = Namespace(checkpoint=str(official), allocation=None)
-    densities, origin = tool.find_densities(cfg, tool.build(cfg), args)
+    densities, origin = config_flops.find_densities(cfg, config_flops.build(cfg), str(official))
     assert densities and origin.startswith('zeros of')
     assert densities == {name: int(weights[name].count_nonzero()) / weights[name].numel() for name in densities}
     assert sum(weights[name].numel() for name in densities) > .5 * sum(w.numel() for w in weights.values())
@@ -112,14 +112,14 @@ def test_one_line_errors(tool, tmp_path):
                  [CLASSIFIER, '--allocation', 'erk', '--sparsity', .4, *MICRO, 'model.backbone.deploy=True'],
                  [CLASSIFIER, *MICRO, 'model.backbone.small_kernel_size=4']):
         with pytest.raises(SystemExit, match='^error: [^\n]+$'):
-            tool.main([str(arg) for arg in argv])
-    with pytest.raises(tool.CheckpointError, match='has no weight of this model'):
+            sys.modules['common'].run(tool.main, [str(arg) for arg in argv])
+    with pytest.raises(CheckpointError, match='has no weight of this model'):
         tool.main([CLASSIFIER, '--checkpoint', str(tmp_path / 'other.pth'), *MICRO])
 
 
 def test_paper(tool, tmp_path, monkeypatch, capsys):
-    rows = [row for row in tool.paper_rows() if row.table == '1']
-    monkeypatch.setattr(tool, 'paper_rows', lambda: rows)
+    rows = [row for row in paper_flops.paper_rows() if row.table == '1']
+    monkeypatch.setattr(paper_flops, 'paper_rows', lambda: rows)
     tool.main(['--paper', '--out', str(tmp_path / 'flops.md')])
     table = (tmp_path / 'flops.md').read_text().splitlines()
     assert len(table) == 2 + len(rows) and table[2].startswith('| 1 | naive, 7 | 28.6 | 29 | -1.4% | 4.46 | 4.5 | -1.0% | yes |')
@@ -127,8 +127,8 @@ def test_paper(tool, tmp_path, monkeypatch, capsys):
 
 
 def test_kernel_scaling(tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, 'KERNEL_SIZES', (7, 9))
-    monkeypatch.setattr(tool.flops, 'kernel_scaling', lambda: {
-        form: [tool.Complexity([], 10 * (i + 1), 20 * (i + 1)) for i in range(2)] for form in ('naive', 'decomposed')})
+    monkeypatch.setattr(flops, 'KERNEL_SIZES', (7, 9))
+    monkeypatch.setattr(flops, 'kernel_scaling', lambda: {
+        form: [flops.Complexity([], 10 * (i + 1), 20 * (i + 1)) for i in range(2)] for form in ('naive', 'decomposed')})
     tool.main(['--kernel-scaling', '--out', str(tmp_path / 'scaling.png')])
     assert (tmp_path / 'scaling.png').stat().st_size > 1000

@@ -1,5 +1,4 @@
 """ImageNet-1K pre-training as a user runs it, on toy data: train, resume, test, recalibrate; each config shrunk, one in full."""
-import importlib
 import pickle
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from torch import nn
 from slak_mm.compat.versions import find_config
 from slak_mm.sparsity.masks import unpack
 from slak_mm.toy import ToySpec, write_imagenet
+from slak_mm.training.recalibrate import OnlyNormsTrain
 
 ROOT = Path(__file__).parents[2]
 PRETRAINING = sorted(path.stem for folder in ('configs', 'configs/ablations') for path in ROOT.glob(f'{folder}/*0e_in1k.py'))
@@ -127,10 +127,9 @@ def test_resume_and_test(micro, data, trained, tmp_path):
     assert np.corrcoef(*map(np.ravel, scores))[0, 1] > .9  # not more, since the second are averaged over flipped images
 
 
-def test_only_batch_norms_train_while_they_are_recalibrated(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+def test_only_batch_norms_train_while_they_are_recalibrated():
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2), nn.Sequential(nn.Dropout(), nn.SyncBatchNorm(2), nn.LayerNorm(2)))
-    wrapped = importlib.import_module('recalibrate_bn').OnlyNormsTrain(model).train()
+    wrapped = OnlyNormsTrain(model).train()
     assert [type(module).__name__ for module in wrapped.modules() if module.training] == ['BatchNorm2d', 'SyncBatchNorm']
     assert not any(module.training for module in wrapped.eval().modules())
 

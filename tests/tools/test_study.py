@@ -83,9 +83,9 @@ def test_sweep(tmp_path):
 
 
 def test_stripes_without_unreachable_taps_compute_the_same(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    import study as tool
     import torch
+
+    from slak_mm.analysis import study as tool
     trimmed = tool.Classifier(51, 64, (4, 4, 8, 8)).eval()
     monkeypatch.setattr(tool, 'reachable', lambda kernel_sizes, image_size: kernel_sizes)
     full = tool.Classifier(51, 64, (4, 4, 8, 8)).eval()

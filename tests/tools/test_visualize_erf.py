@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from slak_mm.analysis.erf_models import from_config
+
 SMALL = ('--size', '64', '--num-images', '2')
 
 
@@ -74,8 +74,6 @@ def test_checkpoint_that_does_not_fit(erf, config, official):
         erf(config, '--checkpoint', official, *SMALL)
 
 
-def test_blocks_at_random_weights_contribute(config, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    import visualize_erf
-    backbone = visualize_erf.from_config(str(config), seed=0)
+def test_blocks_at_random_weights_contribute(config):
+    backbone = from_config(str(config), seed=0)
     assert (backbone.stages[0][0].gamma == 1).all()

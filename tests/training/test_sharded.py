@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+from processes import spawn
 from sparsity_helpers import OPTIMIZERS, STEPS, Net, moments
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
@@ -103,4 +104,4 @@ def refuse_and_warn():
 @pytest.mark.parametrize('world_size, optimizer, grow, nested', [(2, 'adamw', 'random', False), (3, 'sgd', 'gradient', True)])
 def test_masks_of_a_sharded_model(tmp_path, monkeypatch, world_size, optimizer, grow, nested):
     monkeypatch.setitem(os.environ, 'CUDA_VISIBLE_DEVICES', '')
-    torch.multiprocessing.spawn(work, (str(tmp_path), world_size, optimizer, grow, nested), nprocs=world_size)
+    spawn(work, (str(tmp_path), world_size, optimizer, grow, nested), nprocs=world_size)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.model import ExponentialMovingAverage
-from test_sparsity_hook import build, hook
+from runner_helpers import build, hook
 from torch import nn
 
 from slak_mm import SparseExponentialMovingAverage

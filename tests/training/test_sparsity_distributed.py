@@ -8,7 +8,8 @@ from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from test_sparsity_hook import build, hook
+from processes import spawn
+from runner_helpers import build, equal, hook
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -60,14 +61,6 @@ def work(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if torch.is_tensor(a) else a == b
-
-
 def calls_of_each_step(run):
     return [b - a for a, b in zip(run['calls'], run['calls'][1:])]
 
@@ -79,20 +72,20 @@ def no_gpu(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(work, (str(tmp_path), ), nprocs=2)
+    spawn(work, (str(tmp_path), ), nprocs=2)
     results = [torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2)]
     for name in list(RUNS)[1:]:
         ours, theirs = (result[name] for result in results)
         assert ours['order'] != theirs['order']  # other data
         assert len(ours['masks']) == 1 + STEPS
         for step, pair in enumerate(zip(ours['masks'], theirs['masks'])):
-            assert same(*pair), (name, step)
-        changed = [not same(*pair) for pair in zip(ours['masks'], ours['masks'][1:])]
+            assert equal(*pair), (name, step)
+        changed = [not equal(*pair) for pair in zip(ours['masks'], ours['masks'][1:])]
         assert changed == [False, True] * (STEPS // 2) + [False]  # after steps 2, 4 and 6
-        assert same(ours['weights'], theirs['weights']) and ours['nonzero'] == theirs['nonzero'] == round(.6 * (8 * 16 + 16 * 2))
+        assert equal(ours['weights'], theirs['weights']) and ours['nonzero'] == theirs['nonzero'] == round(.6 * (8 * 16 + 16 * 2))
         for average in zip(ours['average'], theirs['average']):
             # batch statistics are each rank's own in mmengine
-            assert same(*({key: value for key, value in half.items() if '.bn.running' not in key} for half in average)), name
+            assert equal(*({key: value for key, value in half.items() if '.bn.running' not in key} for half in average)), name
         for result in results:
             dense, sparse = calls_of_each_step(result['dense']), calls_of_each_step(result[name])
             assert sparse == dense and sum(dense) >= STEPS, name
@@ -200,8 +193,8 @@ def assert_close(a, b, where=''):
 
 @pytest.mark.slow
 def test_any_number_of_processes_equals_one(tmp_path):
-    torch.multiprocessing.spawn(train_all, (str(tmp_path), 2), nprocs=2)
-    torch.multiprocessing.spawn(train_all, (str(tmp_path), 4), nprocs=4)
+    spawn(train_all, (str(tmp_path), 2), nprocs=2)
+    spawn(train_all, (str(tmp_path), 4), nprocs=4)
     train_all(0, str(tmp_path), 1)
     for grow in ('random', 'gradient'):
         def load(run, file=f'iter_{ITERS}.pth', grow=grow):
@@ -209,11 +202,11 @@ def test_any_number_of_processes_equals_one(tmp_path):
 
         single = load(1, '0.masks')
         assert len(single) == ITERS
-        changed = [not same(*pair) for pair in zip(single, single[1:])]
+        changed = [not equal(*pair) for pair in zip(single, single[1:])]
         assert changed == [True, False] * (ITERS // 2 - 1) + [False]  # after every step but the last
         for world_size in (2, 4):
             for rank in range(world_size):
-                assert same(load(world_size, f'{rank}.masks'), single), (grow, world_size, rank)
+                assert equal(load(world_size, f'{rank}.masks'), single), (grow, world_size, rank)
         for run in (2, 4, '2_to_1', '2_to_4'):
             assert_close(load(run), load(1), f'{grow}_{run}')
 
@@ -227,7 +220,7 @@ def test_deepspeed_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_ema_is_refused_where_weights_are_spread(tmp_path):
-    torch.multiprocessing.spawn(train_sharded_with_ema, (str(tmp_path), ), nprocs=1)
+    spawn(train_sharded_with_ema, (str(tmp_path), ))
 
 
 def train_sharded_with_ema(rank, folder):

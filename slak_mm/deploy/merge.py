@@ -1,0 +1,29 @@
+"""Merges large kernels: the same results, faster, and no more to be trained."""
+from typing import Dict
+
+from torch import Tensor, nn
+
+from ..checkpoints.convert import inspect
+from ..models import SLaK
+
+
+def merge_model(model: nn.Module) -> None:
+    """Calls ``switch_to_deploy()`` of each SLaK in a model, or of the model if it is one. It changes the model."""
+    for module in model.modules():
+        if isinstance(module, SLaK):
+            module.switch_to_deploy()
+
+
+def merge_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The weights of a whole model, its backbone's as :func:`merge_model` leaves them.
+
+    Raises:
+        CheckpointError: The weights are those of no SLaK.
+    """
+    weights, config = inspect(state_dict)
+    backbone = SLaK(**config)
+    backbone.load_state_dict(weights, strict=False)  # the file may have other output norms: they are kept as they are
+    merge_model(backbone)
+    merged = {f'backbone.{name}': value for name, value in backbone.state_dict().items() if not name.startswith('norm')}
+    replaced = 'backbone.downsample_layers.', 'backbone.stages.'
+    return {**merged, **{name: value for name, value in state_dict.items() if not name.startswith(replaced)}}

@@ -1,0 +1,39 @@
+import logging
+import warnings
+from contextlib import contextmanager
+from copy import copy
+from typing import Iterator
+
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, as the Runner builds it for one process, where SyncBN layers become BN.
+
+    Args:
+        cfg (Config): Of any OpenMMLab library. It is not changed.
+
+    Returns:
+        nn.Module: At the weights that its constructor gives it: ``init_weights()`` has not been called.
+    """
+    settings = copy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        settings.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return revert_sync_batchnorm(MODELS.build(settings))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it libraries neither warn nor log, but for errors: where a model is built as a part of something else."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(level)

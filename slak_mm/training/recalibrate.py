@@ -1,0 +1,50 @@
+"""Batch-norm statistics of weights that were not trained with them, such as averaged ones."""
+from itertools import islice
+from typing import Iterable, Optional
+
+from mmengine.device import get_device
+from rich.progress import track
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from .sparsity_hook import preprocess
+
+
+class OnlyNormsTrain(nn.Module):
+    """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and drop path and dropout stay off.
+
+    Args:
+        model (nn.Module): Of any OpenMMLab library.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def train(self, mode: bool = True) -> 'OnlyNormsTrain':
+        super().train(False)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode)
+        return self
+
+    def forward(self, data) -> None:
+        self.model._run_forward(preprocess(self.model, data), mode='loss')
+
+
+def recalibrate(model: nn.Module, loader: Iterable, num_iters: Optional[int] = None) -> int:
+    """Estimates the batch-norm statistics of a model anew, on a GPU if there is one; shows its progress.
+
+    Args:
+        model (nn.Module): Of any OpenMMLab library; its statistics are replaced.
+        loader (DataLoader): Of training data.
+        num_iters (int, optional): Number of batches. Defaults to None: one epoch, which is also the most.
+
+    Returns:
+        int: Number of batches that were used.
+    """
+    model.to(get_device())
+    num_iters = min(num_iters or len(loader), len(loader))
+    update_bn(track(islice(loader, num_iters), total=num_iters), OnlyNormsTrain(model))
+    return num_iters
