@@ -21,7 +21,7 @@ def load_from_slak_mm(filename: str, map_location='cpu') -> dict:
     Left out are the texts of configs in mmengine's own files: it runs them, one on resuming, one in an inferencer without a config.
 
     Raises:
-        CheckpointError: See :func:`load_file`, :func:`select_state_dict`, :func:`convert_state_dict` and :func:`check_masks`.
+        CheckpointError: See ``load_file``, ``select_state_dict``, ``convert_state_dict`` and ``check_masks``.
     """
     path = filename[len(SCHEME):]
     with named(path):
