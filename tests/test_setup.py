@@ -118,7 +118,7 @@ def test_without_a_python_the_command_is_named(bare_checkout, pythons):
 def test_forks_are_announced_in_a_line(bare_checkout, pythons, version, forks):
     """The venv is made in earnest, and pip pretended, so that setup goes on to where packages are chosen and stops."""
     python = pythons(f'python{version}', version)
-    python.write_text(python.read_text().replace('exit 3', f'''
+    python.write_text(python.read_text().replace('exit 3', '''
         mkdir -p "$4/bin"; printf '#!/bin/sh\\ncase "$*" in *install*) exit 4; esac' > "$4/bin/python"; chmod +x "$4/bin/python"'''))
     for tool in ('mkdir', 'chmod'):
         (python.parent / tool).symlink_to(shutil.which(tool))

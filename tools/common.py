@@ -7,7 +7,7 @@ from typing import Callable, Optional, Sequence
 
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine's, at every start
 if not sys.warnoptions:  # python -W shows them
-    for kind in (DeprecationWarning, FutureWarning):  # of libraries about each other: not for whoever runs a tool
+    for kind in (DeprecationWarning, FutureWarning):  # of libraries about each other: the user of a tool cannot fix them
         warnings.filterwarnings('ignore', category=kind, module=r'(?!slak_mm|__main__)')
 
 from mmengine.config import Config, DictAction  # noqa: E402
@@ -27,7 +27,7 @@ class CfgOptions(DictAction):
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """``--cfg-options``; and, for a tool that has no such options, what :func:`load_config` reads besides."""
+    """``--cfg-options``; and, for a tool that has no such options, what else :func:`load_config` reads."""
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE',
                         help='settings of the config to override, e.g. train_dataloader.batch_size=2 a.b="[(1,2),(3,4)]"')
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)

@@ -93,7 +93,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--sparsity', type=float, help='for --allocation: share of the weights that is zero')
     parser.add_argument('--by-layer', action='store_true', help='each layer too')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
-    parser.add_argument('--paper', action='store_true', help='our numbers beside those of Tables 1 to 5 and 8')
+    parser.add_argument('--paper', action='store_true', help='our numbers next to those of Tables 1 to 5 and 8')
     parser.add_argument('--kernel-scaling', action='store_true', help='Figure 4, left')
     parser.add_argument('--out', type=Path, help='--paper: Markdown file to write; --kernel-scaling: picture to write, by default '
                         'docs/images/kernel_scaling.png')

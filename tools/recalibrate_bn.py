@@ -1,4 +1,4 @@
-"""Estimates the batch-norm statistics of a checkpoint's weights anew, in one pass over the training data.
+"""Estimates the batch-norm statistics of a checkpoint's weights again, in one pass over the training data.
 
 Averaged weights (EMA) need it: the average of the statistics is not that of the averaged weights (paper, section 5.1; Izmailov et
 al., 2018). The data are augmented as in training, without mixup and CutMix.

@@ -71,6 +71,7 @@ class AuthorsLayoutSLaK(nn.Module):
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         for i, (depth, width, kernel_size) in enumerate(zip(depths, channels, kernel_sizes)):
+            layers: Tuple[nn.Module, nn.Module]
             if i == 0:
                 layers = nn.Conv2d(3, width, kernel_size=4, stride=4), ChannelsFirstNorm(width)
             else:

@@ -1,14 +1,14 @@
 """Effective receptive field: how much each input pixel contributes to the centre of the last map (paper, section 6.1, appendix F)."""
-from typing import Callable, Dict, Iterable, Tuple
+from typing import Any, Callable, Dict, Iterable, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 THRESHOLDS = (.2, .3, .5, .99)
 
 
-def last_map(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
+def last_map(backbone: Any) -> Callable[[Tensor], Tensor]:
     """A function from images (N, 3, H, W) to the last map (N, C, h, w) of a backbone: its last stage's, before pooling and norm.
 
     Of a backbone that has no ``stages`` it is the last of the outputs.
@@ -58,7 +58,8 @@ def contribution_scores(network: Callable[[Tensor], Tensor], images: Tensor) -> 
 
 def mean_scores(network: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> np.ndarray:
     """Mean of :func:`contribution_scores` over images, one in each (1, 3, H, W) of ``batches``: (H, W), float64."""
-    total, count = 0., 0
+    total: Any = 0.
+    count = 0
     for images in batches:
         total = total + contribution_scores(network, images).double().cpu().numpy()
         count += len(images)

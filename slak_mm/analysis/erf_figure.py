@@ -20,7 +20,7 @@ def draw(maps: Dict[str, np.ndarray], path: Path) -> None:
         linear = top.imshow(shown, cmap='magma', vmin=0, vmax=1)
         decades = bottom.imshow(np.maximum(shown, floor), cmap='magma', norm=LogNorm(floor, 1))
         side, ratio = area_ratio(shown, .5)
-        corner = [size // 2 - side / 2 for size in scores.shape[::-1]]
+        corner = scores.shape[1] // 2 - side / 2, scores.shape[0] // 2 - side / 2
         for axis in (top, bottom):
             axis.add_patch(plt.Rectangle(corner, side, side, fill=False, edgecolor='cyan', linewidth=1))
             axis.set_xticks([])

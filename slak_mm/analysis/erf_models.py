@@ -1,6 +1,6 @@
 """The backbones whose receptive fields are compared, and the images that they are shown."""
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ COMPARISON = {
 }
 
 
-def randomize(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def randomize(build: Callable[[], Any], seed: int) -> nn.Module:
     """What ``build`` returns, at the initial weights that the seed gives it."""
     torch.manual_seed(seed)
     with quiet():
@@ -60,7 +60,7 @@ def from_config(path: str, seed: int) -> nn.Module:
 def from_checkpoint(path: str, checkpoint: str) -> nn.Module:
     """The backbone of a config, with the weights of a checkpoint of the whole model, mmengine's or official."""
     cfg = Config.fromfile(path)
-    model = build_model(cfg)
+    model: Any = build_model(cfg)
     try:
         load_checkpoint(model, source(checkpoint), map_location='cpu', strict=True)
     except RuntimeError as error:
@@ -80,7 +80,7 @@ def photographs(paths: Sequence[Path], size: int) -> Iterator[Tensor]:
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     for path in paths:
         with Image.open(path) as image:
-            pixels = np.array(image.convert('RGB').resize((size, size), Image.BICUBIC))
+            pixels = np.array(image.convert('RGB').resize((size, size), Image.Resampling.BICUBIC))
         yield ((torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std)[None]
 
 

@@ -9,7 +9,7 @@ Why not mmengine's counter: it traces, which torch cannot do without computing, 
 two agree, by test.
 """
 from functools import partial
-from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ def complexity(model: nn.Module, size: Tuple[int, int], densities: Mapping[str, 
 @torch.no_grad()
 def _count(model: nn.Module, images: Tensor) -> Dict[str, int]:
     """Multiply-adds of each module that has any, with those in it; of the whole under ''."""
-    # whoever has a hook is called: no function takes the place of a large-kernel layer's branches, or slices their kernels
+    # a module that has a hook is called: no function takes the place of a large-kernel layer's branches, or slices their kernels
     hooks = [module.register_forward_pre_hook(lambda *_: None) for module in model.modules()]
     if hasattr(model, 'roi_head'):
         model.forward = partial(_two_stage, model)
@@ -113,7 +113,7 @@ def _count(model: nn.Module, images: Tensor) -> Dict[str, int]:
             if name == root or name.startswith(f'{root}.')}
 
 
-def _two_stage(model: nn.Module, images: Tensor) -> None:
+def _two_stage(model: Any, images: Tensor) -> None:
     maps = model.extract_feat(images)
     if model.with_rpn:
         model.rpn_head(maps)
@@ -128,7 +128,7 @@ def _two_stage(model: nn.Module, images: Tensor) -> None:
             head(roi_head.shared_head(pooled) if roi_head.with_shared_head else pooled)
 
 
-def _densities(model: nn.Module, masks: Mapping[str, Tensor]) -> Dict[str, float]:
+def _densities(model: nn.Module, masks: Mapping[str, Optional[Tensor]]) -> Dict[str, float]:
     return {name: int(mask.count_nonzero()) / mask.numel() for name, mask in masks.items() if mask is not None}
 
 
@@ -180,7 +180,7 @@ class Pretraining(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to (N, classes)."""
-        return self.head.fc(self.backbone(images)[-1])
+        return self.head['fc'](self.backbone(images)[-1])
 
 
 def allocate(backbone: Mapping, allocation: str, sparsity: float, classes: int = CLASSES, size: Sequence[int] = (224, 224),
@@ -211,7 +211,7 @@ def allocate(backbone: Mapping, allocation: str, sparsity: float, classes: int =
         shapes = {name: parameter.shape for name, parameter in params.items()}
         if allocation == 'snip':
             initialize(model, model.backbone.init_cfg)
-            images = torch.randn(batch, model.backbone.downsample_layers[0][0].in_channels, *size)
+            images = torch.randn(batch, backbone.get('in_channels', 3), *size)
             labels = torch.randint(classes, (batch, ))
             counts = snip(snip_scores(params, lambda: F.cross_entropy(model(images), labels)), 1 - sparsity)
         else:

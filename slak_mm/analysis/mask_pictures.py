@@ -145,6 +145,6 @@ def short_name(name: str) -> str:
 def shares(snapshot: Snapshot) -> Dict[str, Dict[str, float]]:
     """For each layer, and for all under 'total': ``weights``, ``density`` and ``ever_active``, shares of the weights."""
     counts = {name: np.bincount(layer.ravel(), minlength=3)[:3] for name, layer in snapshot.layers.items()}
-    counts['total'] = sum(counts.values())
+    counts['total'] = np.sum(list(counts.values()), axis=0)
     return {name: dict(weights=int(count.sum()), density=float(count[ACTIVE] / count.sum()),
                        ever_active=float((count[ACTIVE] + count[ONCE]) / count.sum())) for name, count in counts.items()}

@@ -1,7 +1,7 @@
 """The networks that the paper compares, as classifiers, and what is measured of them."""
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Callable, Dict
+from typing import Any, Callable, Dict
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,10 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int, channels_last: bool = False):
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.head = nn.Linear(channels, CLASSES)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.to(memory_format=self.memory_format)
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub does not know it
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.backbone(x.contiguous(memory_format=self.memory_format))[-1]

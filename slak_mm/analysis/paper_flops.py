@@ -12,7 +12,7 @@ from .flops import Complexity, Pretraining, allocate, complexity
 
 TOLERANCE = .02  # of "within 2%"
 SPARSE = .4
-SNIP = 'SNIP here sees 4 images of noise; the paper\'s FLOPs lie between ours and '
+SNIP = 'SNIP here sees 4 images of noise; the paper\'s FLOPs are between ours and '
 # why a row is off, by table and network
 REASONS = {
     ('1', 'naive, 31'): 'its own next column has 6.1G for this network with a 5x5 branch added',

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+from ..compat import wrap_step
 from ..models import SLaK
 from ..sparsity import DynamicSparsity, maskable
 
@@ -123,8 +124,7 @@ def train(variant: Variant, seed: int, settings: Settings) -> Dict[str, float]:
         sparsity = DynamicSparsity(model, total_steps, sparsity_for(settings.nonzero, model), grow=variant.grow,
                                    interval=variant.interval, prune_rate=variant.prune_rate, seed=seed)
         sparsity.initialize(lambda: F.cross_entropy(model(images[:BATCH_SIZE]), labels[:BATCH_SIZE]))
-        optimizer.register_step_pre_hook(lambda optimizer, *_: sparsity.before_step(optimizer))
-        optimizer.register_step_post_hook(lambda optimizer, *_: sparsity.step(optimizer))
+        wrap_step(optimizer, sparsity.before_step, sparsity.step)
     order = torch.Generator().manual_seed(seed)
     for _ in range(settings.epochs):
         losses = []

@@ -3,12 +3,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Mapping, Sequence, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+
+T = TypeVar('T')
 
 
 def synchronize() -> None:
@@ -17,13 +19,13 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def interleaved(cases: Dict[str, Callable[[], object]], repeats: int, calls: int = 1) -> Dict[str, List[float]]:
+def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int, calls: int = 1) -> Dict[str, List[float]]:
     """Seconds of each case: all run in order, ``repeats`` times over, after a round that does not count.
 
     Args:
         cases (dict[str, Callable]): What to measure.
         repeats (int): Number of samples of each case.
-        calls (int): A sample is the mean of this many calls on end; with several, a GPU need not wait for each to be launched.
+        calls (int): A sample is the mean of this many calls in a row; with several, a GPU need not wait for each to be launched.
             Defaults to 1.
     """
     seconds: Dict[str, List[float]] = {name: [] for name in cases}
@@ -68,7 +70,7 @@ def peak_memory(run: Callable[[], object], device: str = 'cpu') -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def in_fresh_process(function: Callable, *args: object) -> object:
+def in_fresh_process(function: Callable[..., T], *args: object) -> T:
     """``function(*args)``, computed by a new process; the function must be importable, and all of it picklable."""
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
         return pool.submit(function, *args).result()

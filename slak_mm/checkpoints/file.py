@@ -5,7 +5,7 @@ import pickle
 import re
 import zipfile
 from contextlib import contextmanager
-from typing import Iterator, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 from urllib.parse import urlparse
 
 import torch
@@ -33,7 +33,7 @@ def named(path: str) -> Iterator[None]:
 
 
 def download(url: str) -> str:
-    """Downloads a file once and returns where it lies in ``torch.hub``'s folder.
+    """Downloads a file once and returns its path in ``torch.hub``'s folder.
 
     The name is made of the whole URL: the official links all end in the same word, and must not share one file.
     """
@@ -79,10 +79,10 @@ def load_file(path: str, map_location='cpu') -> dict:
     except Exception as error:  # torch raises a dozen types for a bad file
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and 'global' in message.lower():
-            name = re.search(r'GLOBAL (\S+)', message)
+            found = re.search(r'GLOBAL (\S+)', message)
             raise CheckpointError(
-                f'{source} is refused: besides weights it holds code or objects{f" ({name[1]})" if name else ""} that would run on '
-                'loading. Nothing was run. If you trust whoever made it, save its state_dict alone and load that.') from None
+                f'{source} is refused: besides weights it holds code or objects{f" ({found[1]})" if found else ""} that would run on '
+                'loading. Nothing was run. If you trust its author, save its state_dict alone and load that.') from None
         raise CheckpointError(f'{source} cannot be read: it is cut short or is not a PyTorch checkpoint '
                               f'({type(error).__name__}: {message.splitlines()[0] if message else "no details"}). '
                               'Compare its size with the original and copy or download it again.') from None
@@ -98,7 +98,7 @@ def load_file(path: str, map_location='cpu') -> dict:
 
 
 def archive_fault(path: str) -> Optional[str]:
-    """What torch does not look at: it never compresses, hence knows no limit, and ignores checksums."""
+    """What torch does not look at: it never compresses, so it has no limit, and it ignores checksums."""
     with open(path, 'rb') as file:
         if file.read(len(ZIP_HEADER)) != ZIP_HEADER:
             return None
@@ -107,8 +107,8 @@ def archive_fault(path: str) -> Optional[str]:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                return (f'it has {size:,} bytes and unpacks to {unpacked:,}, but PyTorch does not compress. If you trust whoever made '
-                        'it, unzip it and zip it again without compression (zip -0).')
+                return (f'it has {size:,} bytes and unpacks to {unpacked:,}, but PyTorch does not compress. If you trust its '
+                        'author, unzip it and zip it again without compression (zip -0).')
             damaged = archive.testzip()
     return damaged and (f'{damaged} in it does not have the checksum that it was saved with. Compare the file with the original and '
                         'copy or download it again.')
@@ -116,7 +116,8 @@ def archive_fault(path: str) -> Optional[str]:
 
 def _tensors(checkpoint: dict) -> Iterator[Tuple[str, Tensor]]:
     """Name and value of each tensor, however deep; a file may nest without end, or hold itself."""
-    pending, seen = [((), checkpoint)], set()
+    pending: List[Tuple[tuple, Any]] = [((), checkpoint)]
+    seen = set()
     while pending:
         path, value = pending.pop()
         if isinstance(value, Tensor):

@@ -75,14 +75,14 @@ def _explain(wrong, theirs, backbone) -> str:
 
 
 def check_masks(checkpoint: dict) -> None:
-    """Compares the masks that :class:`slak_mm.SparsityHook` saved, if there are any, with the weights beside them.
+    """Compares the masks that :class:`slak_mm.SparsityHook` saved, if there are any, with the weights in the same file.
 
     Raises:
         CheckpointError: They are not masks of these weights, or a weight that they mask is not zero.
     """
     try:
         masks = checkpoint.get('sparsity', {}).get('masks', {})
-        # EMAHook saves the average as state_dict; what was trained, and is masked, is beside it then
+        # EMAHook saves the average as state_dict; what was trained, and is masked, is in ema_state_dict then
         weights = {**checkpoint['state_dict'], **{name.partition('module.')[2]: value for name, value
                                                   in checkpoint.get('ema_state_dict', {}).items()}}
         held = Masks({name: weights[name] for name in masks})

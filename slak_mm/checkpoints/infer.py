@@ -39,7 +39,7 @@ def _infer_config(state_dict, arch_settings) -> dict:
                                      if name.startswith(kernels) and name.endswith(end)}))
     forms, longer, shorter_edges = zip(*stages)
     shorter = next((size for size in shorter_edges if size), None)
-    # beside kernels with a small one, one that is no longer than it has none
+    # next to kernels with a small one, one that is no longer than it has none
     forms = tuple('reparam' if form == 'naive' and size == shorter else form for form, size in zip(forms, longer))
     config = dict(zip(('arch', 'width_factor'), _name_arch(depths, widths, arch_settings)))
     config.update(in_channels=state_dict[STEM].shape[1], kernel_sizes=longer)

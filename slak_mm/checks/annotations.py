@@ -66,14 +66,14 @@ def _read_voc(path: str, dataset: dict) -> Tuple[int, Dict[str, str]]:
     sub_data_root = (dataset.get('data_prefix') or {}).get('sub_data_root', '')
     folder = osp.join(dataset.get('data_root') or '', sub_data_root, dataset.get('ann_subdir', 'Annotations'))
     image_ids = list_from_file(path, backend_args=backend_args)
-    found = {}
+    found: Dict[str, str] = {}
     for image_id in image_ids:
         file = osp.join(folder, f'{image_id}.xml')
         try:
             root = ET.fromstring(get(file, backend_args=backend_args))
         except ET.ParseError as error:
             raise DataError(f'{file} is not XML: {error}') from None
-        found.update({name.text: file for name in root.iterfind('object/name')})
+        found.update({name.text or '': file for name in root.iterfind('object/name')})
     return len(image_ids), found
 
 

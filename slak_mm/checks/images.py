@@ -51,7 +51,7 @@ def check_images(dataset, num_classes: Optional[int] = None) -> None:
 
     Args:
         dataset (BaseDataset): As built from a config, or a wrapper of one. Others are left alone.
-        num_classes (int, optional): That the model tells apart. Defaults to None: the data set's.
+        num_classes (int, optional): Number of classes of the model. Defaults to None: the data set's.
 
     Raises:
         DataError: It is empty, or a file is missing or not as above.
@@ -87,7 +87,7 @@ def _check_names(dataset) -> None:
         for key in keys:
             if not exists(info[key], backend_args=dataset.backend_args):
                 what = 'the label map of' if key == 'seg_map_path' else 'the image'
-                raise DataError(f'{info[key]} is not there: it is {what} {info["img_path"]}. Put it there or mend data_prefix, '
+                raise DataError(f'{info[key]} is not there: it is {what} {info["img_path"]}. Put it there or fix data_prefix, '
                                 'img_suffix and seg_map_suffix of the data set.')
 
 
@@ -96,10 +96,10 @@ def _check_sample(dataset, info: dict, num_classes: Optional[int]) -> None:
     image = read_image(info['img_path'], backend_args) if 'img_path' in info else None
     label = info.get('gt_label')
     if num_classes and isinstance(label, (int, np.integer)) and not 0 <= label < num_classes:
-        raise DataError(f'{info["img_path"]} has the label {label}, and the model tells {num_classes} classes apart: 0 to '
-                        f'{num_classes - 1}. Mend the data, or num_classes of the head.')
+        raise DataError(f'{info["img_path"]} has the label {label}, but the model has {num_classes} classes: 0 to '
+                        f'{num_classes - 1}. Fix the data, or num_classes of the head.')
     load = _load_labels(dataset)
-    if load is None:
+    if load is None or image is None:
         return
     path = info['seg_map_path']
     labels = read_image(path, backend_args, 'unchanged', load.imdecode_backend).squeeze()
@@ -115,5 +115,5 @@ def _check_sample(dataset, info: dict, num_classes: Optional[int]) -> None:
     wrong = sorted(found - set(range(classes)) - {dataset.ignore_index})
     if wrong:
         raise DataError(f'{path} has the label {wrong[-1]}, after reduce_zero_label={info["reduce_zero_label"]}: it must be from 0 to '
-                        f'{classes - 1}, or {dataset.ignore_index} to be ignored. Mend the data, the classes of the data set or '
+                        f'{classes - 1}, or {dataset.ignore_index} to be ignored. Fix the data, the classes of the data set or '
                         'num_classes of the model.')

@@ -37,7 +37,7 @@ def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
                 raise empty(frame.f_locals['self']) from error
         text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) is a repr
         text = ' '.join(str(text).split())[:600].rstrip('.')
-        raise InputError(f'{what}: {type(error).__name__}: {text}. Mend it there or in --cfg-options; {TRACEBACK}=1 shows where it '
+        raise InputError(f'{what}: {type(error).__name__}: {text}. Fix it there or with --cfg-options; {TRACEBACK}=1 shows where it '
                          'was raised.') from error
 
 

@@ -27,7 +27,7 @@ def _declare_operators() -> None:
     global _library
     import torch
     spec = importlib.util.find_spec('torchvision')
-    if torch.version.cuda or torch.version.hip or spec is None or hasattr(torch.ops.torchvision, 'nms'):
+    if torch.version.cuda or torch.version.hip or spec is None or spec.origin is None or hasattr(torch.ops.torchvision, 'nms'):
         return
     try:
         for extension in Path(spec.origin).parent.glob('_C*.so'):

@@ -40,7 +40,7 @@ def wrap_step(optimizer: torch.optim.Optimizer, before: Callable, after: Callabl
         after(optimizer)
         return loss
 
-    optimizer.step = wrapped
+    optimizer.step = wrapped  # type: ignore[method-assign]  # as mmengine and torch's schedulers do
 
 
 def _statistics_method(owner: type, name: str):

@@ -1,6 +1,6 @@
 """Models in ONNX: kernels merged, any batch size, images of one size. Needs onnx, onnxruntime and onnxscript."""
 import warnings
-from typing import List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -73,9 +73,10 @@ def export(model: nn.Module, images: Tensor, output_names: Sequence[str], opset:
     """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch, about itself
-        program = torch.onnx.export(model, (images, ), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')}, ), verbose=False,
-                                    input_names=['images'], output_names=output_names, opset_version=opset)
-        # without limits, or the taps that cannot reach a map would be cut off anew at each start
+        program: Any = torch.onnx.export(
+            model, (images, ), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')}, ), verbose=False, input_names=['images'],
+            output_names=output_names, opset_version=opset)
+        # without limits, or the taps that cannot reach a map would be cut off again at each start
         onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     proto = program.model_proto
     for item in (proto, *proto.graph.node):

@@ -1,6 +1,6 @@
 from functools import reduce
 from operator import add
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -22,7 +22,7 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
     Args:
         form (str): What is summed. ``'decomposed'``: ``tall`` MxN, ``wide`` NxM and ``small`` NxN (paper, section 4). ``'reparam'``:
             ``full`` MxM and ``small`` NxN (RepLKNet's; official ``lkb_origin``). ``'naive'``: ``full`` MxM alone; N is not used.
-            Three that the paper compares with (appendix I), each beside a ``small`` NxN: ``'sequential'``: MxN, then NxM
+            Three that the paper compares with (appendix I), each next to a ``small`` NxN: ``'sequential'``: MxN, then NxM
             (``sequence.0`` and ``sequence.1``), which reach M + N - 1 pixels. ``'dilated'``: ``dilated`` MxM with dilation 3, which
             reaches 3M - 2. ``'stacked'``: as many 3x3 in sequence as reach M pixels, (M - 1) / 2; the paper's ten are M = 21.
         kernel_size (int): M, odd; at least 3 if stacked.
@@ -71,9 +71,9 @@ class DepthwiseConvBN(nn.Module):
 
     def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False, dilation: int = 1):
         super().__init__()
-        padding = tuple(dilation * (size // 2) for size in kernel_size)
+        padding = dilation * (kernel_size[0] // 2), dilation * (kernel_size[1] // 2)
         self.conv = nn.Conv2d(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels, bias=deploy)
-        self.bn = None if deploy else build_norm_layer(norm_cfg, channels)[1]
+        self.bn: Optional[nn.Module] = None if deploy else build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
@@ -84,20 +84,21 @@ class DepthwiseConvBN(nn.Module):
         """Whether the branch is one convolution, as it has no norm, or a batch norm that normalises by its running statistics."""
         return self.bn is None or isinstance(self.bn, _BatchNorm) and not self.bn.training and self.bn.track_running_stats
 
-    def folded(self) -> Tuple[Tensor, Tensor]:
+    def folded(self) -> Tuple[Tensor, Optional[Tensor]]:
         """Weight and bias of the convolution that the branch is with running statistics."""
-        bn = self.bn
-        if bn is None:
+        if self.bn is None:
             return self.conv.weight, self.conv.bias
-        if not isinstance(bn, _BatchNorm):
-            raise TypeError(f'{type(bn).__name__} cannot be folded into a convolution, only batch norms can: use the model as it is.')
+        if not isinstance(self.bn, _BatchNorm):
+            raise TypeError(f'{type(self.bn).__name__} cannot be folded into a convolution, only batch norms can: use the model as it '
+                            'is.')
+        bn: Any = self.bn
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         return self.conv.weight * scale[:, None, None, None], bn.bias - bn.running_mean * scale
 
     def fuse(self) -> None:
         """Folds the batch norm's running statistics into the convolution. Done already: nothing happens."""
         if self.bn is not None:
-            self.conv.weight, self.conv.bias = (nn.Parameter(tensor.detach()) for tensor in self.folded())
+            self.conv.weight, self.conv.bias = (nn.Parameter(tensor.detach()) for tensor in self.folded() if tensor is not None)
             self.bn = None
 
 
@@ -105,7 +106,7 @@ def dilated_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: 
     """Depthwise convolution with dilation, output as large as the input; by the plain one, on every ``dilation``-th row and column.
 
     Rows and columns that far apart do not meet the others, so each of the ``dilation ** 2`` interleaved maps is an image of its own.
-    Thus a dilated kernel has the backends and the sliced-off taps of any other.
+    So a dilated kernel has the backends and the sliced-off taps of any other.
 
     Args:
         x (Tensor): Input of shape (N, C, H, W).
@@ -132,7 +133,7 @@ def conv_bn(x: Tensor, branch: DepthwiseConvBN) -> Tensor:
     linear = branch.is_linear
     weight, bias = branch.folded() if linear else (branch.conv.weight, None)
     x = dilated_conv2d(x, weight, bias, branch.conv.dilation[0])
-    return x if linear else branch.bn(x)
+    return x if linear or branch.bn is None else branch.bn(x)
 
 
 class LargeKernel(nn.Module):
@@ -171,7 +172,7 @@ class LargeKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        branches = list(self.children())
+        branches: List[Any] = list(self.children())
         if any(has_hooks(module) for branch in branches for module in branch.modules()):
             return reduce(add, (branch(x) for branch in branches))
         if not self.is_parallel:
@@ -186,7 +187,7 @@ class LargeKernel(nn.Module):
     def switch_to_deploy(self) -> None:
         """Folds each batch norm and, in the parallel forms, adds the small kernel into the centre of the first large one.
 
-        Outputs stay equal. A sequence pads its map anew before each convolution, so it is no single convolution at the border, and
+        Outputs stay equal. A sequence pads its map again before each convolution, so it is no single convolution at the border, and
         a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias.
         """
         for module in self.modules():
@@ -194,7 +195,8 @@ class LargeKernel(nn.Module):
                 module.fuse()
         if not (self.is_parallel and hasattr(self, 'small')):
             return
-        small, large = self.small.conv, next(self.children()).conv
+        branches: Dict[str, Any] = dict(self.named_children())
+        small, large = branches['small'].conv, next(iter(branches.values())).conv
         large.weight.data, = merge([large.weight.data, small.weight.data])
         large.bias.data += small.bias.data
         del self.small

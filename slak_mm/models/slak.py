@@ -2,7 +2,7 @@ import math
 import numbers
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Any, ContextManager, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class LayerNorm2d(nn.LayerNorm):
 @contextmanager
 def _recomputing(module: nn.Module):
     """Batch norms normalise as before and leave their running statistics alone."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms: List[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.
@@ -88,7 +88,7 @@ class SLaKBlock(nn.Module):
         """(N, C, H, W) to (N, C, H, W)."""
         if not (self.with_cp and x.requires_grad):
             return self._forward(x)
-        context = nullcontext()
+        context: ContextManager[None] = nullcontext()
 
         def run(x: Tensor) -> Tensor:
             nonlocal context
@@ -100,7 +100,7 @@ class SLaKBlock(nn.Module):
         return cp.checkpoint(run, x, use_reentrant=False)
 
 
-def _check_number(name: str, value, kind: type, least: float, below: float = math.inf) -> None:
+def _check_number(name: str, value: Any, kind: Any, least: float, below: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < below:
         what = 'an integer' if kind is numbers.Integral else 'a number'
         raise ValueError(f'{name} must be {what} from {least}{f" to below {below}" if below < math.inf else ""}, got {value!r}.')
@@ -142,6 +142,13 @@ class SLaK(BaseModule):
     Raises:
         ValueError: An argument that does not fit; the message lists what does.
     """
+    depths: Tuple[int, ...]
+    channels: Tuple[int, ...]
+    out_indices: Tuple[int, ...]
+    frozen_stages: int
+    gap_before_final_norm: bool
+    downsample_layers: nn.ModuleList
+    stages: nn.ModuleList
     arch_settings = {
         'tiny': dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
         'small': dict(depths=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
@@ -194,6 +201,7 @@ class SLaK(BaseModule):
         self.stages = nn.ModuleList()
         previous = in_channels
         for i, (depth, width) in enumerate(zip(self.depths, self.channels)):
+            layers: Tuple[nn.Module, nn.Module]
             if i == 0:
                 layers = nn.Conv2d(previous, width, kernel_size=4, stride=4), LayerNorm2d(width, eps=1e-6)
             else:

@@ -1,9 +1,12 @@
+from typing import Any
+
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> Any:
     """The model in wrappers for distributed training and test-time augmentation, or the model itself."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner

@@ -54,7 +54,7 @@ def _train(start: Start, argv: List[str], log: Path, moment: Optional[str], numb
     descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    for owner, method in MOMENTS.get(moment, []):
+    for owner, method in MOMENTS[moment] if moment else ():
         _kill_in(owner, method, number, share)
     start(argv)
 

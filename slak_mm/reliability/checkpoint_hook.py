@@ -1,7 +1,7 @@
 import logging
 import zipfile
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Any, Iterator, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
@@ -39,7 +39,7 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
         print_log(f'{path} is skipped, and the checkpoint before it is used: {fault.rstrip(".")}.', 'current', logging.WARNING)
     if candidates:
         raise CheckpointError(f'None of the {len(candidates)} checkpoints in {work_dir} can be read, so there is nothing to resume. '
-                              'Give another with --resume CKPT, or train anew in another --work-dir.')
+                              'Give another with --resume CKPT, or start a new training in another --work-dir.')
     return None
 
 
@@ -105,7 +105,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().before_train(runner)
         if runner._resume:
             _check_moments(runner)
-        self.file_backend = _RemoveLater(self.file_backend)
+        self.file_backend: Any = _RemoveLater(self.file_backend)
         if self._gradients is not None:
             for name, param in unwrap(runner.model).named_parameters():
                 if name in self._gradients:
@@ -181,7 +181,7 @@ def _waiting_gradients(runner) -> bool:
 
 def _check_moments(runner) -> None:
     """Refuses a state of torch's own optimizers at which the next step would fail, or go wrong; others may keep what they like."""
-    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    optimizer: Any = getattr(runner.optim_wrapper, 'optimizer', None)
     if not type(optimizer).__module__.startswith('torch.optim.'):
         return
     names = {param: name for name, param in unwrap(runner.model).named_parameters()}

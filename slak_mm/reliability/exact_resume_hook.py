@@ -69,7 +69,7 @@ class ExactResumeHook(Hook):
             print_log(f'ExactResumeHook: the order of {type(sampler).__name__} cannot be restored, and a resumed run will see other '
                       "data. Use sampler=dict(type='DefaultSampler') or 'InfiniteSampler'.", 'current', logging.WARNING)
         self._find_position(runner, sampler)
-        if self._endless:
+        if isinstance(sampler, InfiniteSampler):
             sampler.indices = sampler._indices_of_rank()  # workers may have drawn from it already
         loop.dataloader = DataLoader(
             _SeededDataset(loader.dataset, self._seed),

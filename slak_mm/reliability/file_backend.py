@@ -12,7 +12,7 @@ from ..checkpoints import CheckpointError
 class AtomicLocalBackend(LocalBackend):
     """mmengine's storage on local disks, of which it takes the place: a file is there whole, or as it was before.
 
-    ``put`` writes a temporary file beside the target and renames it, so that whatever kills the process, no torn file stays under the
+    ``put`` writes a temporary file next to the target and renames it, so that whatever kills the process, no torn file stays under the
     target's name. Checkpoints (``*.pth``) are on the disk before they get their name; pictures and logs need not outlive a power
     failure.
     """

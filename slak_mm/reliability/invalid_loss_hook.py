@@ -24,7 +24,7 @@ class CheckInvalidLossHook(Hook):
     steps whose gradients overflow, such an iteration is no more than a warning.
 
     Args:
-        patience (int): With a GradScaler, how many iterations on end may have such a loss. Defaults to 50.
+        patience (int): With a GradScaler, how many iterations in a row may have such a loss. Defaults to 50.
 
     Raises:
         InvalidLossError: In the iteration; see above.

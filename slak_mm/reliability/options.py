@@ -1,10 +1,12 @@
 """A config made for a run that can be left alone. Each function changes the config that it is given."""
+from typing import Any, Dict
+
 from mmengine.config import Config
 
 from ..checkpoints import source
 from .checkpoint_hook import newest_checkpoint
 
-RELIABLE_HOOKS = dict(
+RELIABLE_HOOKS: Dict[str, Dict[str, Any]] = dict(
     checkpoint=dict(type='slak_mm.CheckpointHook', interval=1),
     exact_resume=dict(type='slak_mm.ExactResumeHook'),
     check_loss=dict(type='slak_mm.CheckInvalidLossHook'))

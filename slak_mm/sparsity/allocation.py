@@ -97,14 +97,15 @@ def snip_scores(
         with torch.enable_grad():
             grads = torch.autograd.grad(gradients(), list(trained.values()), allow_unused=True)
         gradients = dict(zip(trained, grads))
-    missing = [name for name in params if gradients.get(name) is None]
+    found = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    missing = [name for name in params if name not in found]
     if missing:
         raise ValueError(f'SNIP needs a gradient of each maskable parameter; exclude {missing}, or unfreeze them')
     if reduce is None and torch.distributed.is_available() and torch.distributed.is_initialized():
         reduce = torch.distributed.all_reduce
     scores = {}
     for name, param in params.items():
-        score = gradients[name].detach().to(torch.float32, copy=True)
+        score = found[name].detach().to(torch.float32, copy=True)
         if reduce is not None:
             reduce(score)
         scores[name] = score.mul_(param.detach()).abs_()

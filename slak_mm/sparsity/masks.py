@@ -63,7 +63,7 @@ class Masks:
 
     Attributes:
         active: for each layer that is not dense, a bool tensor of the parameter's shape: True is an active weight.
-        ever_active: likewise, True where the weight is or was active.
+        ever_active: the same, True where the weight is or was active.
     """
 
     def __init__(self, params: Mapping[str, nn.Parameter]):

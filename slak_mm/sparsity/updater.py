@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,15 +78,15 @@ class DynamicSparsity:
         for argument, value, allowed in (('init', init, INIT), ('prune', prune, PRUNE), ('grow', grow, (*GROW, None))):
             if value not in allowed:
                 raise ValueError(f'{argument}={value!r} is unknown; it can be {", ".join(map(repr, allowed))}')
-        for argument, value, most in (('sparsity', sparsity, 1 - 2**-53), ('prune_rate', prune_rate, 1),
+        for argument, share, most in (('sparsity', sparsity, 1 - 2**-53), ('prune_rate', prune_rate, 1),
                                       ('min_prune_rate', min_prune_rate, 1)):
-            if not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise ValueError(f'{argument} must be in [0, 1{"]" if most == 1 else ")"}, got {value!r}')
+            if not isinstance(share, (int, float)) or not 0 <= share <= most:
+                raise ValueError(f'{argument} must be in [0, 1{"]" if most == 1 else ")"}, got {share!r}')
         if keep_moments is None:
             keep_moments = grow == 'momentum'
         elif grow == 'momentum' and not keep_moments:
             raise ValueError("grow='momentum' ranks the masked weights by their moments: it needs keep_moments=True")
-        self.config = {
+        self.config: dict[str, Any] = {
             'sparsity': sparsity, 'init': init, 'prune': prune, 'grow': grow, 'total_steps': total_steps,
             'interval': interval, 'prune_rate': prune_rate, 'min_prune_rate': min_prune_rate, 'stop_at': stop_at,
             'seed': seed, 'only': as_list(only), 'exclude': as_list(exclude), 'keep_moments': keep_moments,

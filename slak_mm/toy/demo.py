@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Callable, Deque, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Sequence
 
+import torch
 from mmengine.config import Config
-from mmengine.runner import save_checkpoint, set_random_seed
+from mmengine.runner import set_random_seed
 from PIL import Image
 
 from ..errors import UserError
@@ -131,9 +132,9 @@ class Demo:
         """Saves the model at its initial weights."""
         set_random_seed(self._cfg.randomness.seed)
         with quiet():
-            model = build_model(self._cfg)
+            model: Any = build_model(self._cfg)
             model.init_weights()
-        save_checkpoint(dict(meta={}, state_dict=model.state_dict()), str(self.work_dir / 'untrained.pth'))
+        torch.save(dict(meta={}, state_dict=model.state_dict()), self.work_dir / 'untrained.pth')
 
     def test_untrained(self, report: Callable[[Progress], None]) -> Dict[str, float]:
         """Returns the metrics of the initial weights."""

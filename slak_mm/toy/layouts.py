@@ -9,7 +9,7 @@ import json
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Tuple, Union
+from typing import Callable, Dict, Iterable, Iterator, List, Tuple, Union
 from xml.dom import minidom
 
 import cv2
@@ -109,7 +109,7 @@ def write_voc07(root: PathLike, spec: ToySpec = ToySpec(), progress: Progress = 
         progress (Callable): Wraps the range of scenes of each split. Defaults to no progress report.
     """
     root = Path(root) / 'VOC2007'
-    ids = {}
+    ids: Dict[str, List[str]] = {}
     for split, offset in (('train', 0), ('val', spec.num_train)):
         ids[split] = []
         for number, scene in spec.scenes(split, progress):
@@ -221,7 +221,9 @@ def _voc_xml(file_name: str, scene: Scene) -> str:
         truncated = int(np.abs(whole - obj.bbox).max() > 1)
         _append_elements(root, object=dict(name=obj.category.voc, pose='Unspecified', truncated=truncated, difficult=0,
                                            bndbox=box))
-    return minidom.parseString(ET.tostring(root)).documentElement.toprettyxml('\t')
+    parsed = minidom.parseString(ET.tostring(root)).documentElement
+    assert parsed is not None
+    return parsed.toprettyxml('\t')
 
 
 def _mask_to_polygons(mask: np.ndarray) -> List[List[float]]:

@@ -5,7 +5,7 @@ Pixel coordinates are continuous: the pixel in row ``r`` and column ``c`` covers
 
 import colorsys
 from dataclasses import dataclass
-from typing import Literal, Optional, Tuple
+from typing import List, Literal, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -58,7 +58,7 @@ TOY_CLASSES: Tuple[ToyClass, ...] = (
              'n04404412', 851),
 )
 
-MIN_SIZE = 32  # shortest image side, in pixels, at which the textures can still be told apart
+MIN_SIZE = 32  # shortest image side, in pixels, at which the textures still look different
 MIN_VISIBLE = 0.5  # least visible share of an object's area
 NUM_OBJECTS = (2, 5)
 SCALE_RANGE = (0.20, 0.32)  # circumradius of a shape over the shorter image side
@@ -195,7 +195,7 @@ def _coverage(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     # OpenCV puts integer coordinates at the pixel centres.
     points = np.rint((polygon * SUPERSAMPLING - 0.5) * 2**subpixel_bits).astype(np.int32)
     canvas = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    cv2.fillPoly(canvas, [points], 255, shift=subpixel_bits)
+    cv2.fillPoly(canvas, [points], (255, ), shift=subpixel_bits)
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA) / 255
 
 
@@ -256,7 +256,9 @@ def generate_scene(seed: int, index: int, size: Tuple[int, int] = (128, 160)) ->
     image, semantic = _backdrop(rng, height, width)
     centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
 
-    categories, polygons, masks = [], [], []
+    categories: List[ToyClass] = []
+    polygons: List[np.ndarray] = []
+    masks: List[np.ndarray] = []
     num_objects = rng.integers(*NUM_OBJECTS, endpoint=True)
     while len(masks) < num_objects:
         name = rng.choice(list(_LOOKS))

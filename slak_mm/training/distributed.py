@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+from typing import Any, Dict
 
 import torch
 from mmengine import _strategy
@@ -78,13 +79,14 @@ def prepare_cpu_launch(cfg: Config) -> None:
             importlib.import_module('torch._dynamo')  # DDP imports it; when that is after the next line, it keeps the group for ever
         torch.distributed.init_process_group('gloo', timeout=timeout and datetime.timedelta(seconds=timeout))
         atexit.register(leave_process_group)
-    wrapper = dict(type='CPUDistributedDataParallel', broadcast_buffers=False)
+    wrapper: Dict[str, Any] = dict(type='CPUDistributedDataParallel', broadcast_buffers=False)
     if 'runner_type' not in cfg:
         if cfg.get('model_wrapper_cfg') is None:
             cfg.model_wrapper_cfg = dict(wrapper, find_unused_parameters=cfg.get('find_unused_parameters', False))
     else:
         cfg.setdefault('strategy', dict(type='DDPStrategy'))
-        needed = dict(DDPStrategy=wrapper, FSDPStrategy=dict(device_id='cpu')).get(cfg.strategy.type, {})
+        wrappers: Dict[str, Dict[str, Any]] = dict(DDPStrategy=wrapper, FSDPStrategy=dict(device_id='cpu'))
+        needed = wrappers.get(cfg.strategy.type, {})
         cfg.strategy.model_wrapper = {**needed, **(cfg.strategy.get('model_wrapper') or {})}
         if cfg.strategy.type == 'FSDPStrategy':
             # what torch offloads from a CPU to the CPU shares memory that it uses again

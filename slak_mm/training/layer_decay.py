@@ -1,4 +1,4 @@
-from typing import List
+from typing import Dict, List, Tuple
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -53,7 +53,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self.paramwise_cfg.get('num_layers', num_layers) != num_layers:
             raise ValueError(f"num_layers={self.paramwise_cfg['num_layers']} does not fit the backbone: set num_layers={num_layers}.")
 
-        groups = {}
+        groups: Dict[Tuple[int, bool], dict] = {}
         for name, param in model.named_parameters():
             if not param.requires_grad:
                 continue

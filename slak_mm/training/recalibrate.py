@@ -1,12 +1,14 @@
 """Batch-norm statistics of weights that were not trained with them, such as averaged ones."""
 from itertools import islice
-from typing import Iterable, Optional
+from typing import Optional
 
 from mmengine.device import get_device
+from mmengine.model import BaseModel
 from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader
 
 from .sparsity_hook import preprocess
 
@@ -15,10 +17,10 @@ class OnlyNormsTrain(nn.Module):
     """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and drop path and dropout stay off.
 
     Args:
-        model (nn.Module): Of any OpenMMLab library.
+        model (BaseModel): Of any OpenMMLab library.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: BaseModel):
         super().__init__()
         self.model = model
 
@@ -33,11 +35,11 @@ class OnlyNormsTrain(nn.Module):
         self.model._run_forward(preprocess(self.model, data), mode='loss')
 
 
-def recalibrate(model: nn.Module, loader: Iterable, num_iters: Optional[int] = None) -> int:
-    """Estimates the batch-norm statistics of a model anew, on a GPU if there is one; shows its progress.
+def recalibrate(model: BaseModel, loader: DataLoader, num_iters: Optional[int] = None) -> int:
+    """Estimates the batch-norm statistics of a model again, on a GPU if there is one; shows its progress.
 
     Args:
-        model (nn.Module): Of any OpenMMLab library; its statistics are replaced.
+        model (BaseModel): Of any OpenMMLab library; its statistics are replaced.
         loader (DataLoader): Of training data.
         num_iters (int, optional): Number of batches. Defaults to None: one epoch, which is also the most.
 

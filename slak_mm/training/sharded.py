@@ -26,7 +26,7 @@ class ShardedMasks(Masks):
     def locate(self, group: dist.ProcessGroup) -> None:
         """Finds which part this process holds, from how much the others of ``group`` do. All of them must call it."""
         sizes = {name: param.numel() for name, param in self.params.items()}
-        everyone = [None] * group.size()
+        everyone: list = [None] * group.size()
         dist.all_gather_object(everyone, sizes, group)
         before = everyone[:dist.get_rank(group)]
         self._parts = {name: slice(start, start + size) for name, size in sizes.items()
@@ -75,6 +75,7 @@ class ShardedSparsity(DynamicSparsity):
         if self.config['grow'] == 'momentum':
             raise ValueError("grow='momentum' does not work under FSDP, which spreads the moments over the processes: use "
                              "grow='gradient', or DDP.")
+        assert model.process_group is not None  # FSDP's constructor made or was given one
         self.masks.locate(model.process_group)
 
     def initialize(self, gradients=None, reduce=None) -> None:

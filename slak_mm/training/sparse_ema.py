@@ -12,7 +12,7 @@ from ..sparsity import DynamicSparsity
 class SparseExponentialMovingAverage(ExponentialMovingAverage):
     """Moving average of a model that trains sparse: as sparse as the model, at any time.
 
-    Used as ``EMAHook(ema_type='slak_mm.SparseExponentialMovingAverage', ...)`` beside :class:`SparsityHook`, which hands it the
+    Used as ``EMAHook(ema_type='slak_mm.SparseExponentialMovingAverage', ...)`` together with :class:`SparsityHook`, which hands it the
     masks. In a layer with a mask, with decay d = 1 - ``momentum`` and weights w::
 
         ema = (d * ema + (1 - d) * w) * mask

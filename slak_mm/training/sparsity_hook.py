@@ -1,13 +1,14 @@
 import logging
 import random
 from contextlib import contextmanager
-from typing import Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -17,7 +18,7 @@ from ..compat import wrap_step
 from ..models.wrappers import unwrap
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
-from .sharded import ShardedSparsity, warn_of_lost_decay
+from .sharded import ShardedMasks, ShardedSparsity, warn_of_lost_decay
 from .sparse_ema import SparseExponentialMovingAverage
 
 CHECKPOINT_KEY = 'sparsity'
@@ -39,7 +40,7 @@ def _separate_rng(seed: int):
         np.random.set_state(numpy)
 
 
-def preprocess(model: nn.Module, data):
+def preprocess(model: BaseModel, data):
     """Images as ``model`` trains on them, padded to one size, but not mixed (mixup, CutMix).
 
     Args:
@@ -61,7 +62,7 @@ def preprocess(model: nn.Module, data):
 class SparsityHook(Hook):
     """Trains a model sparse: :class:`slak_mm.sparsity.DynamicSparsity` under mmengine (paper, Algorithm 1 and appendix B).
 
-    The masks are applied after each *real* optimizer step, whatever accumulation or GradScaler skip, hence before EMA. They,
+    The masks are applied after each *real* optimizer step, whatever accumulation or GradScaler skip, and so before EMA. They,
     the step counter and the options are part of every checkpoint, under 'sparsity'.
 
     - Pre-training: the defaults are the paper's.
@@ -103,7 +104,7 @@ class SparsityHook(Hook):
                  only: Sequence[str] = (),
                  seed: Optional[int] = None,
                  keep_moments: Optional[bool] = None):
-        self.options = dict(
+        self.options: Dict[str, Any] = dict(
             sparsity=sparsity, init=init, prune=prune, grow=grow, interval=interval, prune_rate=prune_rate,
             min_prune_rate=min_prune_rate, stop_at=stop_at, exclude=exclude, only=only, keep_moments=keep_moments)
         self.seed = seed
@@ -128,8 +129,9 @@ class SparsityHook(Hook):
         total_steps = -(-runner.max_iters // runner.optim_wrapper._accumulative_counts)
         seed = runner.seed if self.seed is None else self.seed
         sharded = isinstance(runner.model, FullyShardedDataParallel)
-        kind, whole = (ShardedSparsity, runner.model) if sharded else (DynamicSparsity, model)
-        self.sparsity = kind(whole, total_steps, seed=seed, **self.options)
+        kind: Any = ShardedSparsity if sharded else DynamicSparsity
+        whole = runner.model if sharded else model
+        self.sparsity: DynamicSparsity = kind(whole, total_steps, seed=seed, **self.options)
         if self._resumed is not None:
             self.sparsity.load_state_dict(self._resumed)
             self._resumed = None
@@ -142,7 +144,7 @@ class SparsityHook(Hook):
         self._share_masks(runner, model)
         self._measure()
         masks = self.sparsity.masks
-        if sharded:
+        if isinstance(masks, ShardedMasks):
             warn_of_lost_decay(masks, optimizer)
         if self.options['init'] == 'checkpoint' and not masks.active:
             print_log("SparsityHook: init='checkpoint', but no layer of the model has zeros: IT TRAINS DENSE. Load sparse weights "
@@ -183,7 +185,7 @@ class SparsityHook(Hook):
         """Adds the masks, packed to bits."""
         checkpoint[CHECKPOINT_KEY] = self.sparsity.state_dict()
 
-    def _initialize_by_snip(self, runner, model: nn.Module, whole: nn.Module, seed: int) -> None:
+    def _initialize_by_snip(self, runner, model: BaseModel, whole: BaseModel, seed: int) -> None:
         """On one global batch, in fp32, without mixup, dropout and drop path; leaves data order, every RNG and every buffer as is.
 
         In a small batch, drop path can drop a block for all images: without a score, it would stay empty for the whole run.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from mmdet.registry import MODELS
 from mmengine import Config
 from mmengine.optim import build_optim_wrapper
@@ -189,7 +190,7 @@ def data_options(root):
     return options
 
 
-def small(name, height=128, width=160):
+def small(name, height=64, width=80):
     """Options that keep the model and shrink images and numbers of regions."""
     transforms = 'train_dataloader.dataset.pipeline.3.transforms'
     options = {
@@ -207,7 +208,7 @@ def test_a_sparse_fine_tuning_keeps_each_zero(tmp_path, official):
     write_voc07(tmp_path, ToySpec(num_train=20, num_val=2, size=(64, 80)))
     cfg = Config(read(VOC).to_dict())
     cfg.merge_from_dict({
-        **data_options(tmp_path), **small(VOC, 64, 80), 'train_dataloader.num_workers': 0,
+        **data_options(tmp_path), **small(VOC), 'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False, 'train_cfg.max_epochs': 2, 'default_hooks.checkpoint.interval': 2,
         'optim_wrapper.optimizer.lr': 1e-2, 'model.neck.in_channels': [10, 15, 20, 26], 'model.neck.out_channels': 16,
         'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16, 'model.roi_head.bbox_head.in_channels': 16,
@@ -239,10 +240,13 @@ def build_micro_backbone(official):
     return dict(backbone.named_parameters())
 
 
-def call(tool, *args, ok=True):
-    """Runs a tool; returns what it printed."""
-    command = [sys.executable, '-W', 'ignore', str(tool), *map(str, args)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def call(tool, *args, ok=True, new=False):
+    """Runs a tool, in a ``new`` interpreter or in a warm one; returns what it printed."""
+    if new:
+        command = [sys.executable, '-W', 'ignore', str(tool), *map(str, args)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    else:
+        result = warm.run(tool, *args, cwd=ROOT)
     assert (result.returncode == 0) == ok, (result.stdout + result.stderr)[-3000:]
     return result.stdout + result.stderr
 
@@ -300,12 +304,12 @@ test_dataloader = val_dataloader
     scale = {f'{split}_dataloader.dataset.pipeline.{i}.scale': (80, 64) for split, i in (('train', 2), ('val', 1), ('test', 1))}
     options = {**data_options(tmp_path), **scale}
     args = ['--work-dir', tmp_path]
-    log = call(MIM / 'tools/train.py', config, *args, *cfg_options(**options, **{'train_cfg.max_epochs': 1}))
+    log = call(MIM / 'tools/train.py', config, *args, *cfg_options(**options, **{'train_cfg.max_epochs': 1}), new=True)
     assert 'Loaded 141 of 149 tensors' in log and 'coco/bbox_mAP' in log
     log = call(MIM / 'tools/train.py', config, *args, '--resume', *cfg_options(**options, **{'train_cfg.max_epochs': 2}))
     assert 'resumed epoch: 1, iter: 2' in log
     checkpoint, args = tmp_path / 'epoch_2.pth', [*args, *cfg_options(**options)]
-    assert 'coco/bbox_mAP' in call(MIM / 'tools/test.py', config, checkpoint, *args)
+    assert 'coco/bbox_mAP' in call(MIM / 'tools/test.py', config, checkpoint, *args, new=True)
     assert 'coco/bbox_mAP' in call(ROOT / 'tools/test.py', config, checkpoint, '--tta', *args)
 
 

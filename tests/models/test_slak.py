@@ -101,11 +101,14 @@ def test_every_form_trains(micro, form):
 
 
 def check_compiled(model):
-    """Without a graph break, for images of other sizes too: from the second size on, sizes are variables to the compiler."""
+    """Without a graph break, for images of other sizes too: from the second size on, sizes are variables to the compiler.
+
+    Sizes 2 and 3 are on the same side of each branch, so that they share what is compiled.
+    """
     torch.compiler.reset()  # there is a limit to what is compiled of one function, whichever model's
     compiled = torch.compile(model.eval(), backend='eager', fullgraph=True)
     with torch.no_grad():
-        for size in ((64, 96), (96, 64), (128, 160)):
+        for size in ((64, 96), (96, 64), (100, 68)):
             images = F.interpolate(IMAGES, size)
             for actual, expected in zip(compiled(images), model(images)):
                 torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from slak_mm.errors import UserError
 from slak_mm.toy.demo import TASKS, Demo, Progress, paint_overview, read_progress, run_logged
 
 ROOT = Path(__file__).parents[2]
-TRAIN = '11/26 23:14:40 - mmengine - INFO - Iter(train) [ 20/600]  lr: 2.0e-03  eta: 0:01:40  time: 0.17  loss: 3.1250  decode.loss_ce: 2.2'
+TRAIN = '11/26 23:14:40 - mmengine - INFO - Iter(train) [ 20/600]  lr: 2.0e-03  eta: 0:01:40  loss: 3.1250  decode.loss_ce: 2.2'
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_program_that_fails_shows_its_last_lines_and_the_log(tmp_path):
 @pytest.mark.parametrize('terminal', [False, True])
 def test_a_step_prints_few_lines(tool, terminal):
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=terminal, soft_wrap=True, width=100)
+    console = Console(file=stream, force_terminal=terminal, soft_wrap=True, highlight=False, width=100)
 
     def step(report):
         for done in range(1, 601):
@@ -76,24 +76,18 @@ def test_progress_without_a_terminal_is_a_line_for_each_fifth(tool, monkeypatch)
     assert [line.split()[0] for line in stream.getvalue().splitlines()] == ['4/6', '20/100,', '40/100,', '60/100,', '80/100,', 'done']
 
 
-@pytest.mark.parametrize('task', TASKS)
-def test_the_whole_demo_shrunk(tool, task, tmp_path, monkeypatch, capsys):
-    """All six steps, with training for one iteration."""
+@pytest.mark.slow
+def test_the_whole_demo_shrunk(tool, tmp_path, monkeypatch, capsys):
+    """All six steps of the detector's, which finds nothing after one iteration; the segmentor's differs by its entry in TASKS."""
     monkeypatch.chdir(tmp_path)
-    short = ['train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1'] if task == 'seg' else [
-        'train_cfg.max_epochs=1']
     scenes = ['--num-train', '8', '--num-val', '4', '--size', '96', '120']
-
-    def shrunk(*args):
-        return Demo(*args, scenes, short)
-
-    monkeypatch.setattr(tool.demo, 'Demo', shrunk)
-    tool.main([task, '--work-dir', 'out'])
+    monkeypatch.setattr(tool.demo, 'Demo', lambda *args: Demo(*args, scenes, ['train_cfg.max_epochs=1']))
+    tool.main(['det', '--work-dir', 'out'])
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) <= 40 and not printed.err
     for number in range(1, 7):
         assert f'{number}/6 ' in printed.out
-    for metric in TASKS[task].metrics.values():
+    for metric in TASKS['det'].metrics.values():
         assert metric in printed.out
     assert (tmp_path / 'out/overview.png').is_file() and 'out/overview.png' in printed.out
     log = (tmp_path / 'out/demo.log').read_text()

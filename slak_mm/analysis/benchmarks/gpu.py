@@ -1,6 +1,6 @@
 """A GPU: layers and networks, by each backend of the op."""
 from types import SimpleNamespace
-from typing import Callable, Tuple
+from typing import Callable, Dict, Tuple
 
 import torch
 
@@ -13,7 +13,7 @@ from .result import DTYPES, Result, convnext, medians_of
 
 
 def gpu(args: SimpleNamespace) -> Result:
-    """what is of interest on a GPU: the op against torch's convolutions, and the throughput of SLaK and ConvNeXt"""
+    """on a GPU: the op against torch's convolutions, and the throughput of SLaK and ConvNeXt"""
     torch.backends.cudnn.benchmark = True
     parts = []
     for dtype in args.dtypes:
@@ -59,7 +59,8 @@ def gpu_inference(args: SimpleNamespace, dtype: str, batch: int) -> Tuple[dict, 
     images = torch.randn(batch, 3, args.size, args.size, device=args.device, dtype=DTYPES[dtype])
     build = networks.builders(SLaK.arch_settings[args.arch])
     run = f'{dtype}, batch {batch}'
-    cases = {f'{name}, {run}': inference_case(build[name](), images) for name in (BASELINE, *CONVNEXT)}
+    cases: Dict[str, Callable[[], object]] = {
+        f'{name}, {run}': inference_case(build[name](), images) for name in (BASELINE, *CONVNEXT)}
     ours = inference_case(networks.merged(build[OURS]()), images)
     cases.update({f'{MERGED} {backend}, {run}': within(backend, ours) for backend in args.backends})
     seconds = interleaved(cases, args.repeats)

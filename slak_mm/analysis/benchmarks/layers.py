@@ -1,5 +1,6 @@
 """One large-kernel layer, by itself."""
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from types import SimpleNamespace
 from typing import Callable, Dict, List, Sequence, Tuple
 
@@ -31,7 +32,7 @@ def conv2d_branches(x: Tensor, weights: Sequence[Tensor]) -> List[Tensor]:
 
 
 def conv2d_sum(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    return sum(conv2d_branches(x, weights))
+    return reduce(add, conv2d_branches(x, weights))
 
 
 def passes(function: Callable, x: Tensor, weights: Sequence[Tensor]) -> Dict[str, Callable[[], object]]:
@@ -64,7 +65,8 @@ def layer(args: SimpleNamespace) -> Result:
 
 def scaling(args: SimpleNamespace) -> Result:
     """one large-kernel layer, decomposed and MxM, over kernel sizes and over resolutions; the exponents of its time"""
-    cases, series = {}, {}
+    cases: Dict[str, Callable[[], object]] = {}
+    series: Dict[str, Dict[int, str]] = {}
     for label, form in (('decomposed', 'decomposed'), ('MxM', 'naive')):
         points = [(kernel, args.size, 'M', kernel) for kernel in args.kernel_sizes]
         points += [(args.kernel_size, size, 'R', size) for size in args.resolutions]

@@ -1,6 +1,7 @@
 """Whole networks: inference, train steps, and what dynamic sparsity adds to them."""
 from statistics import median
 from types import SimpleNamespace
+from typing import Callable, Dict
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,8 @@ def forms(args: SimpleNamespace) -> Result:
     parameters = {name: sum(int(parameter.count_nonzero()) for parameter in model.parameters()) / 1e6
                   for name, model in models.items()}
     images = torch.randn(args.batch, 3, args.size, args.size, device=args.device, dtype=DTYPES[args.dtype])
-    cases = {f'{name}, inference': inference_case(networks.merged(model), images) for name, model in models.items()}
+    cases: Dict[str, Callable[[], object]] = {
+        f'{name}, inference': inference_case(networks.merged(model), images) for name, model in models.items()}
     kinds = ['inference']
     if args.train:
         kinds.append('train step')
@@ -100,12 +102,16 @@ def upkeep(args: SimpleNamespace) -> Result:
         optimizer.zero_grad()
         F.cross_entropy(head(backbone(images)[-1]), labels).backward()
 
+    def mask_both():
+        sparsity.before_step(optimizer)
+        sparsity.step(optimizer)
+
     seconds = interleaved({
         'forward and backward': forward_and_backward,
         'mask the gradients': lambda: sparsity.before_step(optimizer),
         'optimizer': optimizer.step,
         'mask the weights': lambda: sparsity.step(optimizer),
-        'mask both and adapt': lambda: (sparsity.before_step(optimizer), sparsity.step(optimizer)),
+        'mask both and adapt': mask_both,
     }, args.repeats)
     compute, gradients, update, weights, adapting = map(median, seconds.values())
     masks, adaptation = gradients + weights, (adapting - gradients - weights) / INTERVAL

@@ -1,4 +1,4 @@
-"""What a benchmark comes to."""
+"""The result of a benchmark, and what its parts share."""
 from statistics import median
 from typing import Dict, List, NamedTuple
 
@@ -12,7 +12,7 @@ DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 
 class Result(NamedTuple):
-    """Seconds of each repetition of each case, the ratios that they come to, and other figures by their unit."""
+    """Seconds of each repetition of each case, their ratios, and other figures by their unit."""
     seconds: Dict[str, List[float]]
     ratios: Dict[str, float]
     figures: Dict[str, Dict[str, float]] = {}

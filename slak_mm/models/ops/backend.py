@@ -84,10 +84,10 @@ def _faster(run: Callable[[], Tensor]) -> str:
                       'SLAK_MM_BACKEND=native avoids the attempt.', stacklevel=4)
         return 'native'
     expected, actual = (output.double() for output in outputs)
-    error = ((actual - expected).norm() / expected.norm()).item()
-    if not error < 1e-2:  # bfloat16 and tf32 stay below; NaN does not pass
+    difference = ((actual - expected).norm() / expected.norm()).item()
+    if not difference < 1e-2:  # bfloat16 and tf32 stay below; NaN does not pass
         warnings.warn('Large kernels run on the slower native backend, since on this machine the Triton kernels differ from it by '
-                      f'{error:.1e}. Please report it; SLAK_MM_BACKEND=native avoids the attempt.', stacklevel=4)
+                      f'{difference:.1e}. Please report it; SLAK_MM_BACKEND=native avoids the attempt.', stacklevel=4)
         return 'native'
     return 'triton' if times[1] < times[0] else 'native'
 

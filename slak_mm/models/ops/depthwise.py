@@ -1,5 +1,5 @@
 from functools import reduce
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
     return conv2d_same(x, weight, bias)
 
 
-def reachable(weight: Tensor, size: Tuple[int, int]) -> Tensor:
+def reachable(weight: Tensor, size: Sequence[int]) -> Tensor:
     """The taps of (C, 1, kH, kW) kernels that can meet a map of ``size`` (H, W): at most (2H - 1, 2W - 1) around the centre."""
     for dim, length in zip((2, 3), size):
         unreachable = weight.shape[dim] // 2 - (length - 1)
@@ -57,9 +57,12 @@ def _add_inside(larger: Tensor, smaller: Tensor) -> Tensor:
     return larger + F.pad(smaller, (pad_w, pad_w, pad_h, pad_h))
 
 
-def autocast(*tensors: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
-    """The tensors in the dtype that autocast asks of a convolution or linear layer; unchanged without it, and in float64."""
-    device = tensors[0].device.type
+def autocast(first: Tensor, *others: Optional[Tensor]) -> Tuple[Any, ...]:
+    """The tensors in the dtype that autocast asks of a convolution or linear layer; unchanged without it, and in float64.
+
+    One that is None stays None.
+    """
+    tensors, device = (first, *others), first.device.type
     if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     elif device == 'cpu':

@@ -22,12 +22,12 @@ def large_kernel_conv2d(x: Tensor, weights: Sequence[Tensor], bias: Optional[Ten
     Returns:
         Tensor: Shape (N, C, H, W).
     """
-    x, bias, *weights = autocast(x, bias, *merge([reachable(weight, x.shape[2:]) for weight in weights]))
-    if _backend(x, weights, bias, total=True) == 'triton':
-        return TritonFunction.apply(x, bias, True, *weights)[0]
-    out = depthwise_conv2d(x, weights[0], bias)
-    for weight in weights[1:]:
-        out += depthwise_conv2d(x, weight)
+    x, bias, *kernels = autocast(x, bias, *merge([reachable(weight, x.shape[2:]) for weight in weights]))
+    if _backend(x, kernels, bias, total=True) == 'triton':
+        return TritonFunction.apply(x, bias, True, *kernels)[0]
+    out = depthwise_conv2d(x, kernels[0], bias)
+    for kernel in kernels[1:]:
+        out += depthwise_conv2d(x, kernel)
     return out
 
 
@@ -41,10 +41,10 @@ def large_kernel_branches(x: Tensor, weights: Sequence[Tensor]) -> List[Tensor]:
     Returns:
         list[Tensor]: For each branch, (N, C, H, W).
     """
-    x, *weights = autocast(x, *(reachable(weight, x.shape[2:]) for weight in weights))
-    if _backend(x, weights, None, total=False) == 'triton':
-        return list(TritonFunction.apply(x, None, False, *weights))
-    return [depthwise_conv2d(x, weight) for weight in weights]
+    x, *kernels = autocast(x, *(reachable(weight, x.shape[2:]) for weight in weights))
+    if _backend(x, kernels, None, total=False) == 'triton':
+        return list(TritonFunction.apply(x, None, False, *kernels))
+    return [depthwise_conv2d(x, kernel) for kernel in kernels]
 
 
 class TritonFunction(torch.autograd.Function):

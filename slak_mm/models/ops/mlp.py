@@ -10,7 +10,7 @@ from .depthwise import autocast
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
 CHUNK_BYTES = 2**22
-# Up to this many channels the hidden layer's output is computed anew too: what that costs per byte saved grows with the channels.
+# Up to this many channels the hidden layer's output is computed again too: what that costs per byte saved grows with the channels.
 MAX_RECOMPUTED_CHANNELS = 384
 # From this many rows on, matrix products of 124 or 249 columns gain more on a CPU from zeros up to a multiple of 16 than these cost.
 MIN_PADDED_ROWS = 3000
@@ -20,7 +20,7 @@ def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tenso
              scale: Optional[Tensor] = None) -> Tensor:
     """``linear2(gelu(linear1(layer_norm(x)))) * scale``, which keeps less for backward.
 
-    Backward computes anew what else it needs: the norm, GELU and, with up to 384 channels, where the maps are large and it costs
+    Backward computes again what else it needs: the norm, GELU and, with up to 384 channels, where the maps are large and it costs
     little, the output of ``linear1``, which is kept otherwise. On a CPU all goes through the cache in chunks.
 
     Args:
@@ -34,14 +34,14 @@ def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tenso
         Tensor: Shape (..., C).
     """
     norm_weight, norm_bias, eps = norm
-    layers = autocast(*linear1, *linear2)
+    weight1, bias1, weight2, bias2 = autocast(*linear1, *linear2)
     if not torch.is_grad_enabled():
-        return _forward(x, norm_weight, norm_bias, eps, *layers, scale)
-    if layers[0].dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
+        return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale)
+    if weight1.dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
         out = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         out = F.linear(F.gelu(F.linear(out, *linear1)), *linear2)
         return out if scale is None else out * scale
-    return NormMLPFunction.apply(x, norm_weight, norm_bias, eps, *layers, scale)
+    return NormMLPFunction.apply(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale)
 
 
 def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept=None):

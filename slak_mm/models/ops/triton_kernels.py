@@ -33,7 +33,7 @@ except ImportError:
 
 MAX_BRANCHES = 3
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# The interpreter multiplies bfloat16 tiles wrongly (NumPy has no such type), hence in float32.
+# The interpreter multiplies bfloat16 tiles wrongly (NumPy has no such type), so it gets float32.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 
 
