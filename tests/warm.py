@@ -113,8 +113,9 @@ def _import() -> dict:
         with suppress(ImportError):
             import_module(f'{library}.utils').register_all_modules(False)
             import_module(f'{library}.apis')
-    for name in ('matplotlib.pyplot', 'onnx', 'onnxscript', 'rich.progress', 'sklearn.metrics', 'torch._dynamo', 'torch.onnx',
-                 'torch.distributed.run', 'torch.utils.tensorboard'):
+    for name in ('matplotlib.backends.backend_agg', 'matplotlib.pyplot', 'onnx', 'onnxscript', 'rich.progress', 'sklearn.metrics',
+                 'slak_mm.checks', 'torch._dynamo', 'torch.distributed.run', 'torch.onnx', 'torch.utils.cpp_extension',
+                 'torch.utils.serialization', 'torch.utils.tensorboard'):
         with suppress(ImportError):
             import_module(name)
     import torch
