@@ -1,7 +1,6 @@
 """tools/chaos.py: kills for real, and a comparison that can fail."""
 import copy
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
