@@ -32,9 +32,9 @@ def bare_checkout(tmp_path):
 
 @pytest.fixture
 def pythons(tmp_path):
-    """A PATH without any Python, and a function that puts a pretended one there, which has headers and stops at making a venv.
+    """A PATH without any Python, and a function that adds a fake one, which stops when it is to make a venv.
 
-    ``lacks`` is what its import statements must not name, or 'headers'.
+    ``lacks``: 'headers', or a module that it cannot import.
     """
     folder = tmp_path / 'bin'
     folder.mkdir()
@@ -90,7 +90,7 @@ def test_a_python_by_its_plain_name(bare_checkout, pythons):
     assert 'python3 makes the venv' in setup(bare_checkout, **pythons.path)[1]
 
 
-def test_a_python_that_does_not_work_is_passed_over(bare_checkout, pythons):
+def test_a_python_that_does_not_work_is_skipped(bare_checkout, pythons):
     pythons.script('python3.13', 'echo "pyenv: python3.13: command not found" >&2; exit 127')  # a shim that is not active
     pythons('python3.12', '3.12', lacks='headers')
     pythons('python3.11', '3.11', lacks='ensurepip')
@@ -116,7 +116,7 @@ def test_without_a_python_the_command_is_named(bare_checkout, pythons):
 
 @pytest.mark.parametrize('version, forks', [('3.13', True), ('3.12', False)])
 def test_forks_are_announced_in_a_line(bare_checkout, pythons, version, forks):
-    """The venv is made in earnest, and pip pretended, so that setup goes on to where packages are chosen and stops."""
+    """The fake venv has a pip that fails, so setup stops at the first package."""
     python = pythons(f'python{version}', version)
     python.write_text(python.read_text().replace('exit 3', '''
         mkdir -p "$4/bin"; printf '#!/bin/sh\\ncase "$*" in *install*) exit 4; esac' > "$4/bin/python"; chmod +x "$4/bin/python"'''))
@@ -127,7 +127,7 @@ def test_forks_are_announced_in_a_line(bare_checkout, pythons, version, forks):
 
 
 def test_an_environment_keeps_its_python(bare_checkout, pythons):
-    """A newer one that has come to the machine since does not cost a new environment."""
+    """A newer Python on the machine does not cost a new environment; PYTHON=... does."""
     kept = pythons('python3.11', '3.11')
     pythons('python3.13', '3.13')
     (bare_checkout / '.venv/bin').mkdir(parents=True)
