@@ -60,7 +60,7 @@ def from_config(path: str, seed: int) -> nn.Module:
 def from_checkpoint(path: str, checkpoint: str) -> nn.Module:
     """The backbone of a config, with the weights of a checkpoint of the whole model, mmengine's or official."""
     cfg = Config.fromfile(path)
-    model: Any = build_model(cfg)
+    model = build_model(cfg)
     try:
         load_checkpoint(model, source(checkpoint), map_location='cpu', strict=True)
     except RuntimeError as error:

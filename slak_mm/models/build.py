@@ -5,19 +5,18 @@ from copy import copy
 from typing import Iterator
 
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
 
 
-def build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config) -> BaseModel:
     """The model of a config, as the Runner builds it for one process, where SyncBN layers become BN.
 
     Args:
         cfg (Config): Of any OpenMMLab library. It is not changed.
 
     Returns:
-        nn.Module: At the weights that its constructor gives it: ``init_weights()`` has not been called.
+        BaseModel: At the weights that its constructor gives it: ``init_weights()`` has not been called.
     """
     settings = copy(cfg.model)
     if cfg.get('data_preprocessor') is not None:

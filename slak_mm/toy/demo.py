@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Sequence
+from typing import Callable, Deque, Dict, NamedTuple, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -132,7 +132,7 @@ class Demo:
         """Saves the model at its initial weights."""
         set_random_seed(self._cfg.randomness.seed)
         with quiet():
-            model: Any = build_model(self._cfg)
+            model = build_model(self._cfg)
             model.init_weights()
         torch.save(dict(meta={}, state_dict=model.state_dict()), self.work_dir / 'untrained.pth')
 
