@@ -115,6 +115,7 @@ def test_a_timeout_ends_it_and_its_own():
     wait_until(lambda: not any(map(is_there, error.value.stdout.split())))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_server_ends():
     code = f"""
 import subprocess, sys

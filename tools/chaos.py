@@ -41,7 +41,9 @@ def main(argv=None):
         raise InputError(f'{args.work_dir} is not empty. Give another --work-dir.')
     scope = Config.fromfile(args.config).get('default_scope', 'mmengine')
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['train', f'{scope}.models', f'{scope}.datasets', f'{scope}.evaluation', f'{scope}.visualization'])
+    used_late = 'torch._dynamo', 'torch.utils.cpp_extension'  # imported while a training runs: seconds of each start
+    context.set_forkserver_preload(['train', *used_late, *(f'{scope}.{part}' for part in ('models', 'datasets', 'evaluation',
+                                                                                          'visualization'))])
     argv = [args.config, *(['--cfg-options', *args.cfg_options] if args.cfg_options else [])]
 
     console = Console(stderr=True)

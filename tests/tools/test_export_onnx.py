@@ -17,6 +17,7 @@ ARCH = dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20))
 WIDTHS = [10, 15, 20, 26]
 SHAPE = 64, 96
 DEPLOY = sorted(path.name for path in (ROOT / 'configs/deploy').glob('*.py'))
+pytestmark = pytest.mark.slow
 
 
 def shrink(cfg):

@@ -102,6 +102,7 @@ def trained(micro, data, tmp_path_factory):
     return work_dir, tool('train.py', micro, '--work-dir', work_dir, *options(data))
 
 
+@pytest.mark.slow
 def test_train(trained):
     work_dir, log = trained
     assert '(60.00%)' in log and 'adapted every 100 of 2 steps' in log and 'accuracy/top1:' in log and 'accuracy/top1_origin:' in log

@@ -9,6 +9,7 @@ import warm
 ROOT = Path(__file__).parents[2]
 DENSE, SPARSE = ('51, dense', '7, dense'), ('51, sparse, static', '51, sparse, dynamic (random)', '51, sparse, dynamic (gradient)',
                                             '7, sparse, dynamic (random)')
+pytestmark = pytest.mark.slow
 
 
 def study(out, *args):

@@ -14,6 +14,7 @@ from slak_mm.toy import ToySpec, write_ade20k
 
 ROOT = Path(__file__).parents[2]
 STOCK = Path(importlib.util.find_spec('mmseg').origin).parent / '.mim/tools'
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
@@ -200,7 +201,6 @@ def test_convert_checkpoint(official_path, tmp_path):
     assert torch.load(tmp_path / 'twice.pth', weights_only=True)['state_dict'].keys() == converted.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name, iters', [('t_160k', 2), ('s_160k', 1), ('b_160k', 1), ('t_80k', 1)])
 def test_the_full_configs(name, iters, tmp_path):
     data = tmp_path / 'data'
