@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from slak_mm.compat import load_weights_only
 
 DATA = Path(__file__).parent / 'data'
 MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+
+
+def pytest_collection_finish():
+    """Each data set of mmengine collects garbage: half a second over all that the libraries hold, unless it is left out."""
+    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)

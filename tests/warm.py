@@ -97,7 +97,8 @@ def _client(address: str, real: str, *argv: str) -> None:
         os.execv(real, [real, *argv])
     code = int(reply)
     if code < 0:  # a signal
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:  # whose action cannot be set
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 

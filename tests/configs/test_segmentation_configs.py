@@ -1,4 +1,6 @@
 """The ADE20K configs against the recipes."""
+import copy
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ ADE20K = {
 }
 
 
+@functools.lru_cache(maxsize=None)
 def read(name):
     return Config.fromfile(CONFIGS / f'upernet_slak_{name}_ade20k.py')
 
@@ -53,7 +56,7 @@ def test_learning_rate_of_each_parameter(name):
     cfg = read(name)
     with DefaultScope.overwrite_default_scope('mmseg'):
         with torch.device('meta'):
-            model = MODELS.build(cfg.model)
+            model = MODELS.build(copy.deepcopy(cfg.model))
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {param: name for name, param in model.named_parameters()}
     seen = set()
