@@ -16,14 +16,11 @@ html_copy_source = False
 
 myst_heading_anchors = 3  # links to headings, as GitHub makes them
 autodoc_member_order = 'bysource'
+autodoc_inherit_docstrings = False  # torch's own are about any module
 autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
-# types of other libraries, whose sites a build without network cannot ask
-nitpick_ignore_regex = [
-    ('py:.*', r'(?!slak_mm)\w+\..*'),
-    ('py:class', r'optional|Tensor|Module|Path|Console|BaseDataset|DataLoader|Config|Runner|FSDP|Dropout|BatchNorm'),
-    ('py:data', '.*'),  # constants have no entry
-]
+# other libraries' sites, which a build without network cannot ask; constants have no entry
+nitpick_ignore_regex = [('py:.*', r'(?!slak_mm)\w+\..*'), ('py:data', '.*')]
 
 
 def public(module):
@@ -55,6 +52,12 @@ def api(app, docname, source):
     source[0] = '\n'.join(text)
 
 
+def foreign(app, env, node, text):
+    """The type of an argument, other than a link in a text, may be another library's."""
+    return text if node.get('refspecific') and node['reftype'] == 'class' else None
+
+
 def setup(app):
     app.connect('source-read', api)
+    app.connect('missing-reference', foreign)
     app.connect('env-get-outdated', lambda *_: ['api'])  # a new module changes no page

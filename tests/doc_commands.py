@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 import torch
+import warm
 from micro_configs import shrink
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -153,6 +154,7 @@ class Workplace:
 
     def run(self, text: str) -> subprocess.CompletedProcess:
         """Runs it in bash, which stops at the first command that fails; its trace names each."""
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH']))
+        path = os.pathsep.join((str(Path(warm.python()).parent), str(Path(sys.executable).parent), os.environ['PATH']))
         env = dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), PYTHONWARNINGS='ignore', PORT='0', CUDA_VISIBLE_DEVICES='')
-        return subprocess.run(['bash', '-euxo', 'pipefail', '-c', text], capture_output=True, text=True, cwd=self.folder, env=env)
+        return subprocess.run(['bash', '-euxo', 'pipefail', '-c', text], capture_output=True, text=True, cwd=self.folder, env=env,
+                              timeout=600)

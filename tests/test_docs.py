@@ -1,12 +1,11 @@
 """Every command of README and docs is run, small, or has a reason not to be; Python examples run, config examples build; links lead
 somewhere."""
 import re
-import subprocess
-import sys
 from functools import lru_cache
 
 import pytest
 import torch
+import warm
 from doc_commands import NOT_RUN, PAGES, ROOT, SMALLER, SUBSTITUTIONS, Workplace, exception, lines, python_blocks, scripts
 from micro_configs import shrink_model
 from mmengine import Config
@@ -30,7 +29,7 @@ def test_commands_and_scripts_run(page, tmp_path):
 
 @lru_cache(maxsize=None)
 def help_of(*command):
-    result = subprocess.run([sys.executable, '-W', 'ignore', *command, '--help'], capture_output=True, text=True, cwd=ROOT)
+    result = warm.run(*command, '--help', cwd=ROOT)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

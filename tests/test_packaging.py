@@ -37,6 +37,7 @@ def shipped(folder):
     return [path.relative_to(ROOT) for path in (ROOT / folder).rglob('*') if path.is_file() and '__pycache__' not in path.parts]
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_all_that_users_need(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ('configs', 'tools'):
@@ -54,6 +55,7 @@ def test_the_wheel_holds_all_that_users_need(wheel):
     assert zipfile.ZipFile(wheel).read(licence).decode() == (ROOT / 'LICENSE').read_text()
 
 
+@pytest.mark.slow
 def test_the_sdist_holds_files_in_place_of_links(built):
     with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
         members = archive.getmembers()
@@ -64,11 +66,13 @@ def test_the_sdist_holds_files_in_place_of_links(built):
     assert not [name for name in names if name.startswith('tests') or '__pycache__' in name]
 
 
+@pytest.mark.slow
 def test_a_package_index_accepts_both(built):
     result = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *built.iterdir()], capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.count('PASSED') == 2, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_serves_configs_and_tools(wheel, tmp_path):
     target = tmp_path / 'site'
     subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', target, wheel], check=True)

@@ -12,6 +12,7 @@ import pytest
 
 import slak_mm
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PACKAGES = ['slak_mm', *(info.name for info in walk_packages(slak_mm.__path__, 'slak_mm.') if info.ispkg)]
 

@@ -79,7 +79,7 @@ def count(cfg: Config, shape: Optional[Tuple[int, int]] = None, checkpoint: Opti
 
     Raises:
         InputError: The config is of no such library.
-        ValueError: A backbone or an allocation that cannot be had.
+        ValueError: A backbone or an allocation that cannot be reached.
         CheckpointError, FileNotFoundError: See :func:`find_densities`.
     """
     if cfg.get('default_scope') not in SHAPES:

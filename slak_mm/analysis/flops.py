@@ -197,7 +197,7 @@ def allocate(backbone: Mapping, allocation: str, sparsity: float, classes: int =
         dict[str, float]: Share of active weights by parameter name, as ``backbone.stages.0.0.pwconv1.weight``.
 
     Raises:
-        ValueError: An unknown allocation, or a sparsity that cannot be had.
+        ValueError: An unknown allocation, or a sparsity that cannot be reached.
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(f'allocation={allocation!r} is unknown; choose from {ALLOCATIONS}')

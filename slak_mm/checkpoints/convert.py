@@ -25,7 +25,7 @@ def convert(path: str, key: Optional[str] = None, prefix: Optional[str] = None) 
 
     Raises:
         FileNotFoundError: No such file.
-        CheckpointError: It is unreadable or unsafe, or its weights are those of no SLaK.
+        CheckpointError: It is unreadable or unsafe, or its weights are not those of a SLaK.
     """
     with named(path):
         state_dict = convert_state_dict(select_state_dict(load_file(path), key), prefix)
@@ -46,7 +46,7 @@ def inspect(state_dict: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], dict]:
         with torch.device('meta'):
             adapt_state_dict(dict(backbone), '', SLaK(**config))
     except ValueError as error:
-        raise CheckpointError(f'The weights are those of no SLaK. {error}') from None
+        raise CheckpointError(f'These are not the weights of a SLaK. {error}') from None
     return backbone, config
 
 

@@ -40,6 +40,6 @@ def _without_configs(checkpoint: dict) -> dict:
         for part in hub.keys() & {'runtime_info', 'resumed_keys'}:
             hub[part] = {key: value for key, value in hub[part].items() if key != 'cfg'}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f'This is no checkpoint as mmengine saves it ({type(error).__name__}: {error}). Nothing was loaded. '
+        raise CheckpointError(f'This is not a checkpoint as mmengine saves it ({type(error).__name__}: {error}). Nothing was loaded. '
                               'Take another checkpoint.') from None
     return dict(meta=meta, message_hub=hub)

@@ -27,13 +27,13 @@ def read_image(path: str, backend_args: Optional[dict] = None, flag: str = 'colo
     except (ValueError, OSError, SyntaxError):  # the latter of a broken PNG
         image = None
     if image is None:
-        raise DataError(f'{path} is no image that can be read: it is cut short or of another format. Copy it again or remove it.')
+        raise DataError(f'{path} cannot be read as an image: it is cut short or of another format. Copy it again or remove it.')
     return image
 
 
 def empty(dataset) -> DataError:
     where = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_prefix', '')
-    return DataError(f'{type(dataset).__name__}: there are no images by {where}. Set data_root, data_prefix and ann_file of the data '
+    return DataError(f'{type(dataset).__name__}: no images are found by {where}. Set data_root, data_prefix and ann_file of the data '
                      'set to where they are.')
 
 

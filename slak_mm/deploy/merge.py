@@ -18,7 +18,7 @@ def merge_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """The weights of a whole model, its backbone's as :func:`merge_model` leaves them.
 
     Raises:
-        CheckpointError: The weights are those of no SLaK.
+        CheckpointError: These are not the weights of a SLaK.
     """
     weights, config = inspect(state_dict)
     backbone = SLaK(**config)

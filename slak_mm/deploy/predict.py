@@ -24,7 +24,7 @@ def find_images(path: Path) -> List[str]:
         return [str(path)]
     images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
     if not images:
-        raise DataError(f'{path} is no image and no folder with images (jpg, png, bmp).')
+        raise DataError(f'{path} is neither an image nor a folder with images (jpg, png, bmp).')
     for image in images:
         read_image(str(path / image))
     return [str(path / image) for image in images]

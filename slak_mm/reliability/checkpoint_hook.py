@@ -120,7 +120,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                     raise CheckpointError(
                         f'{name} is not finite after iteration {checkpoint["meta"]["iter"]}: the training has diverged, and its state '
                         'is not saved. Earlier checkpoints are untouched. Lower the learning rate, or clip gradients '
-                        '(optim_wrapper.clip_grad), and go on from one of them.')
+                        '(optim_wrapper.clip_grad), and continue from one of them.')
         if 'optimizer' in checkpoint and self._waiting:
             checkpoint[GRADIENTS_KEY] = {name: param.grad.detach().cpu() for name, param in unwrap(runner.model).named_parameters()
                                          if param.grad is not None}
@@ -191,7 +191,7 @@ def _check_moments(runner) -> None:
         for key in kept:
             value, fault = state.get(key), None
             if not isinstance(value, Tensor):
-                fault = 'is missing' if value is None else 'is no tensor'
+                fault = 'is missing' if value is None else 'is not a tensor'
             elif value.shape != param.shape:
                 fault = f'is {tuple(value.shape)}, not {tuple(param.shape)}'
             elif not value.isfinite().all():

@@ -93,7 +93,7 @@ class ExactResumeHook(Hook):
         if not self._position:
             if runner.iter > 0:
                 print_log('ExactResumeHook: the checkpoint was saved without this hook, so augmentation will differ from that of an '
-                          'unbroken run. Data goes on where the iterations say.', 'current', logging.WARNING)
+                          'unbroken run. The data continue at the iteration of the checkpoint.', 'current', logging.WARNING)
                 self._epoch, self._done = (0, runner.iter) if self._endless else divmod(runner.iter, len(runner.train_dataloader))
             return
         position, self._position = self._position, None

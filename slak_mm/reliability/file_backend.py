@@ -45,7 +45,7 @@ class AtomicLocalBackend(LocalBackend):
                 raise
             raise CheckpointError(
                 f'{path} could not be saved: {error.strerror or error} ({len(obj):,} bytes are to be written{free}). Earlier '
-                'checkpoints are untouched: make room, then go on from the newest with --resume.') from error
+                'checkpoints are untouched: make room, then continue from the newest with --resume.') from error
 
 
 def _synchronize_folder(folder: Path) -> None:

@@ -65,12 +65,12 @@ class CheckInvalidLossHook(Hook):
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         where = f'The loss is {losses["loss"]} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}, rank {get_rank()})'
         if scaler is not None and scaler.is_enabled() and self._on_end < self.patience:
-            print_log(f'{where}: GradScaler leaves this step out.', 'current', logging.WARNING)
+            print_log(f'{where}: GradScaler skips this step.', 'current', logging.WARNING)
             return
         raise InvalidLossError(
             f'{where}: {", ".join(f"{name} {value:.4g}" for name, value in losses.items())}. '
             f'Images: {_name_images(self._data_batch)}. Training stops before this step, and earlier checkpoints are untouched. '
-            'Look at these images, lower the learning rate or clip gradients (optim_wrapper.clip_grad), and go on with --resume.')
+            'Look at these images, lower the learning rate or clip gradients (optim_wrapper.clip_grad), and continue with --resume.')
 
 
 def _name_images(data_batch) -> str:

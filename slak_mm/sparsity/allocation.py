@@ -165,7 +165,7 @@ def _with_dense_layers(
         free = [name for name in sizes if name not in dense]
         rest = total - sum(dense.values())
         if (rest > 0) != bool(free) or rest < 0:
-            raise ValueError(f'density {density} cannot be had: the layers at >= {DENSE} stay dense ({list(dense)}), '
+            raise ValueError(f'density {density} cannot be reached: the layers at >= {DENSE} stay dense ({list(dense)}), '
                              f'which leaves {rest} weights for the others ({free})')
         counts = allot(free, rest) if free else {}
         full = [name for name in free if counts[name] >= DENSE * sizes[name]]

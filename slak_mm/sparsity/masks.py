@@ -166,7 +166,7 @@ class Masks:
         """
         strange = [name for name, entry in state.items() if not isinstance(entry, Mapping)]
         if strange:
-            raise ValueError(f'these are no masks: {strange}')
+            raise ValueError(f'these are not masks: {strange}')
         self._check({name: entry.get('shape', ()) for name, entry in state.items()})
         bits = {name: state[name].get('bits', torch.empty(0)) for name in self.params}
         sizes = {name: (2, (p.numel() + 7) // 8) for name, p in self.params.items()}

@@ -224,9 +224,9 @@ class DynamicSparsity:
         """
         missing = [key for key in ('steps', 'config', 'masks') if key not in state]
         if missing:
-            raise ValueError(f'this is no state of a DynamicSparsity: {missing} missing')
+            raise ValueError(f'this is not the state of a DynamicSparsity: {missing} missing')
         if not isinstance(state['steps'], int) or state['steps'] < 0 or not isinstance(state['config'], Mapping):
-            raise ValueError(f'this is no state of a DynamicSparsity: steps={state["steps"]!r}, config={state["config"]!r}')
+            raise ValueError(f'this is not the state of a DynamicSparsity: steps={state["steps"]!r}, config={state["config"]!r}')
         changed = {key: (state['config'].get(key), value) for key, value in self.config.items()
                    if state['config'].get(key) != value}
         fixed = [key for key in ('sparsity', 'only', 'exclude') if key in changed]

@@ -47,7 +47,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         count = sum(type(layer).__name__ == 'SyncBatchNorm' for layer in module.modules())
         if count:
             module = revert_sync_batchnorm(module)
-            print_log(f'SyncBN works on GPUs alone: {count} layers became BN, and each process NORMALISES BY ITS PART OF THE BATCH. '
+            print_log(f'SyncBN works on GPUs only: {count} layers became BN, and each process NORMALISES BY ITS PART OF THE BATCH. '
                       "If the result must not depend on the number of processes, set norm_cfg=dict(type='GN', num_groups=1), or "
                       'train in one process.', 'current', logging.WARNING)
         super().__init__(module, device_ids=None, **kwargs)

@@ -17,7 +17,7 @@ class OnlyNormsTrain(nn.Module):
     """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and drop path and dropout stay off.
 
     Args:
-        model (BaseModel): Of any OpenMMLab library.
+        model (nn.Module): Of any OpenMMLab library.
     """
 
     def __init__(self, model: BaseModel):
@@ -39,7 +39,7 @@ def recalibrate(model: BaseModel, loader: DataLoader, num_iters: Optional[int] =
     """Estimates the batch-norm statistics of a model again, on a GPU if there is one; shows its progress.
 
     Args:
-        model (BaseModel): Of any OpenMMLab library; its statistics are replaced.
+        model (nn.Module): Of any OpenMMLab library; its statistics are replaced.
         loader (DataLoader): Of training data.
         num_iters (int, optional): Number of batches. Defaults to None: one epoch, which is also the most.
 

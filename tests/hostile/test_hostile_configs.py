@@ -55,7 +55,7 @@ SPARSITY = {
     'all': (dict(sparsity=1.0), 'sparsity must be in [0, 1), got 1.0'),
     'less than nothing': (dict(sparsity=-.1), 'sparsity must be in [0, 1), got -0.1'),
     'in words': (dict(sparsity='high'), "sparsity must be in [0, 1), got 'high'"),
-    'next to nothing': (dict(sparsity=.005), 'density 0.995 cannot be had'),
+    'next to nothing': (dict(sparsity=.005), 'density 0.995 cannot be reached'),
     'an unknown init': (dict(init='random'), "init='random' is unknown"),
     'an unknown prune': (dict(prune='SET'), "prune='SET' is unknown"),
     'an unknown grow': (dict(grow='rigl'), "grow='rigl' is unknown"),

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL = ROOT / 'tests/data/slak_micro.pth'
 
 
-def run(tool, *args):
-    return subprocess.run([sys.executable, '-W', 'ignore', ROOT / f'tools/{tool}.py', *map(str, args)], capture_output=True, text=True)
+def run(tool, *args, python=None):
+    return subprocess.run([python or warm.python(), '-W', 'ignore', ROOT / f'tools/{tool}.py', *map(str, args)], capture_output=True,
+                          text=True, timeout=300)
 
 
 def missing(folder):
@@ -51,13 +53,13 @@ def test_exit_code_and_last_line(tmp_path, case):
     assert not (tmp_path / 'out.pth').exists()
 
 
-def test_a_hostile_file_in_a_process_of_its_own(tmp_path):
+def test_a_hostile_file_in_a_new_interpreter(tmp_path):
     class Hostile:
 
         def __reduce__(self):
             return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')", )
 
     torch.save(dict(torch.load(OFFICIAL, weights_only=True), args=Hostile()), tmp_path / 'case.pth')
-    ended = run('convert_checkpoint', tmp_path / 'case.pth', tmp_path / 'out')
+    ended = run('convert_checkpoint', tmp_path / 'case.pth', tmp_path / 'out', python=sys.executable)
     assert ended.returncode == 1 and ended.stderr.startswith('error: ') and 'Nothing was run.' in ended.stderr
     assert ended.stderr.count('\n') == 1 and [path.name for path in tmp_path.iterdir()] == ['case.pth']

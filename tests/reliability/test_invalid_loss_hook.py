@@ -65,7 +65,7 @@ def test_a_grad_scaler_leaves_the_step_out(tmp_path):
     for name, mask in sparsity.masks.active.items():
         assert (sparsity.masks.params[name][~mask.bool()] == 0).all()
     assert sparsity.masks.nonzero == 96
-    with pytest.raises(InvalidLossError, match='at iteration 5'):  # the third on end
+    with pytest.raises(InvalidLossError, match='at iteration 5'):  # the third in a row
         start(tmp_path / 'b', 3, 4, 5, iters=8, optim_wrapper=optim_wrapper).train()
 
 

@@ -1,13 +1,12 @@
 """tools/chaos.py: kills for real, and a comparison that can fail."""
 import copy
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from mmengine.logging import HistoryBuffer
 
 from slak_mm.reliability.chaos import differences
@@ -43,9 +42,8 @@ def test_differences():
 
 def chaos(work_dir, config, root, kills, *options):
     roots = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')]
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools/chaos.py', ROOT / f'configs/{config}.py', '--kills', str(kills), '--work-dir',
-         str(work_dir), '--cfg-options', *roots, *options], capture_output=True, text=True)
+    return warm.run(ROOT / 'tools/chaos.py', ROOT / f'configs/{config}.py', '--kills', kills, '--work-dir', work_dir, '--cfg-options',
+                    *roots, *options)
 
 
 @pytest.fixture(scope='module')

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from rich.console import Console
 
 from slak_mm.errors import UserError
@@ -80,6 +81,7 @@ def test_progress_without_a_terminal_is_a_line_for_each_fifth(tool, monkeypatch)
 def test_the_whole_demo_shrunk(tool, tmp_path, monkeypatch, capsys):
     """All six steps of the detector's, which finds nothing after one iteration; the segmentor's differs by its entry in TASKS."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'executable', warm.python())
     scenes = ['--num-train', '8', '--num-val', '4', '--size', '96', '120']
     monkeypatch.setattr(tool.demo, 'Demo', lambda *args: Demo(*args, scenes, ['train_cfg.max_epochs=1']))
     tool.main(['det', '--work-dir', 'out'])
@@ -96,6 +98,7 @@ def test_the_whole_demo_shrunk(tool, tmp_path, monkeypatch, capsys):
 
 def test_a_failing_step_ends_the_demo(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'executable', warm.python())
     monkeypatch.setattr(tool.demo, 'Demo', lambda *args: Demo(*args, ['--num-train', '0']))
     with pytest.raises(SystemExit, match=r'(?s)^error: .*make_toy_data\.py.* failed with code .*demo\.log$'):
         sys.modules['common'].run(tool.main, ['--work-dir', 'out'])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from micro_configs import shrink
 from mmengine import Config
 
@@ -27,21 +28,21 @@ pytestmark = pytest.mark.slow
 def command(tool, config, *args, processes=1):
     """``dist_train.sh CONFIG PROCESSES ...``, or ``train.py CONFIG ...`` for one; the same for test."""
     if processes == 1:
-        return [sys.executable, '-W', 'ignore', ROOT / f'tools/{tool}.py', config, *args]
+        return list(map(str, [warm.python(), '-W', 'ignore', ROOT / f'tools/{tool}.py', config, *args]))
     position = dict(train=0, test=1)[tool]  # of GPUS: after the checkpoint
-    return [ROOT / f'tools/dist_{tool}.sh', config, *args[:position], processes, *args[position:]]
+    return list(map(str, [ROOT / f'tools/dist_{tool}.sh', config, *args[:position], processes, *args[position:]]))
 
 
-def environment():
+def environment(python=None):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    return os.environ | dict(PYTHON=sys.executable, PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='', PORT=str(port))
+    return os.environ | dict(PYTHON=python or warm.python(), PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='', PORT=str(port))
 
 
 def run(*args, **kwargs):
     """Returns what the processes printed."""
-    result = subprocess.run(list(map(str, command(*args, **kwargs))), capture_output=True, text=True, env=environment(), timeout=300)
+    result = subprocess.run(command(*args, **kwargs), capture_output=True, text=True, env=environment(), timeout=300)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     return result.stdout + result.stderr
 
@@ -149,12 +150,13 @@ def test_test(config, train, tmp_path):
 
 
 def test_a_dead_process_ends_the_job(config, tmp_path):
+    """All of it in new interpreters."""
     log = tmp_path / 'log'
     options = ['train_cfg.max_epochs=10000', 'default_hooks.checkpoint.interval=10000', 'model.backbone.norm_cfg.type=SyncBN',
                'model.backbone.norm_cfg._delete_=True']
     with log.open('w') as file:
-        job = subprocess.Popen(list(map(str, command('train', config, '--work-dir', tmp_path, *batch(2), *options, processes=2))),
-                               stdout=file, stderr=file, env=environment())
+        job = subprocess.Popen(command('train', config, '--work-dir', tmp_path, *batch(2), *options, processes=2),
+                               stdout=file, stderr=file, env=environment(sys.executable))
         try:
             wait_for(lambda: 'Epoch(train)' in log.read_text() or job.poll() is not None)
             assert job.poll() is None, log.read_text()[-3000:]
@@ -181,7 +183,7 @@ def wait_for(condition, seconds=120):
 
 def test_a_failure_is_the_last_thing_that_is_said(config, tmp_path):
     arguments = command('train', config, '--work-dir', tmp_path, *batch(2), 'model.backbone.kernel_sizes=(2,7,5,3)', processes=2)
-    result = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, env=environment(), timeout=300)
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300)
     assert result.returncode != 0
     assert 'must be a positive odd integer, got 2' in result.stderr.rpartition('Root Cause')[2]
 

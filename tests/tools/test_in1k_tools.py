@@ -1,13 +1,12 @@
 """ImageNet-1K pre-training as a user runs it, on toy data: train, resume, test, recalibrate; each config shrunk, one in full."""
 import pickle
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from micro_configs import shrink_model
 from mmengine import Config
 from mmengine.runner import Runner
@@ -24,8 +23,7 @@ PRETRAINING = sorted(path.stem for folder in ('configs', 'configs/ablations') fo
 
 def tool(name, *args):
     """Runs a tool; returns what it printed."""
-    command = [sys.executable, '-W', 'ignore', ROOT / 'tools' / name, *args]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    result = warm.run(ROOT / 'tools' / name, *args)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     return result.stdout + result.stderr
 

@@ -1,11 +1,10 @@
 """tools/predict.py for each of the three tasks, as a user runs it."""
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
@@ -14,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def predict(*args):
-    return subprocess.run([sys.executable, '-W', 'ignore', ROOT / 'tools/predict.py', *map(str, args)], capture_output=True, text=True)
+    return warm.run(ROOT / 'tools/predict.py', *args)
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """tools/study.py, shrunk: it ends, says the same twice, and compares what it claims to compare."""
 import json
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[2]
 DENSE, SPARSE = ('51, dense', '7, dense'), ('51, sparse, static', '51, sparse, dynamic (random)', '51, sparse, dynamic (gradient)',
@@ -13,9 +12,8 @@ DENSE, SPARSE = ('51, dense', '7, dense'), ('51, sparse, static', '51, sparse, d
 
 
 def study(out, *args):
-    result = subprocess.run(
-        [sys.executable, '-W', 'ignore', ROOT / 'tools/study.py', '--out', out, '--seeds', '2', '--epochs', '1', '--image-size', '64',
-         '--train-images', '275', '--test-images', '30', '--channels', '4', '4', '8', '8', *args], capture_output=True, text=True)
+    result = warm.run(ROOT / 'tools/study.py', '--out', out, '--seeds', 2, '--epochs', 1, '--image-size', 64, '--train-images', 275,
+                      '--test-images', 30, '--channels', 4, 4, 8, 8, *args)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -19,6 +19,7 @@ class Result(NamedTuple):
 
 
 def medians_of(seconds: Dict[str, List[float]]) -> Dict[str, float]:
+    """The median of the seconds of each case."""
     return {name: median(samples) for name, samples in seconds.items()}
 
 

@@ -65,7 +65,7 @@ def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor]) -> str:
         return 'triton'
     if reason:
         warnings.warn(f'Large kernels run on the slower native backend: {reason}. '
-                      "To have it so without this warning, set SLAK_MM_BACKEND=native.", stacklevel=3)
+                      "To choose it without this warning, set SLAK_MM_BACKEND=native.", stacklevel=3)
         return 'native'
     if key not in _choices:
         # times vary, and with them the choice; and what is being compiled or recorded cannot be timed
