@@ -56,7 +56,7 @@ build_mmcv() {
     local tmp; tmp=$(mktemp -d); trap 'rm -rf "$tmp"' RETURN
     # -O2 -g0 and a precompiled torch/types.h: about 4 minutes on 2 cores where the plain build takes 10.
     local flags="-DNDEBUG -g0 -fwrapv -O2"
-    local includes; includes=$("$venv/bin/python" - <<'PY'
+    local includes; includes=$("$venv/bin/python" - 2>/dev/null <<'PY'
 import sysconfig
 from torch.utils.cpp_extension import include_paths
 print(*(f'-I{path}' for path in [*include_paths(), sysconfig.get_path('include')]))
