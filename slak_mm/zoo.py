@@ -4,11 +4,12 @@ from fnmatch import fnmatch
 from typing import List, Optional
 
 from mmengine.config import Config
-from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 
 from .checkpoints import PretrainedInit
 from .compat.versions import CONFIGS, find_config
+from .models.build import build_model
 
 
 def list_models(pattern: str = '*') -> List[str]:
@@ -38,10 +39,9 @@ def get_model(name: str, pretrained: Optional[str] = None) -> BaseModel:
         similar = get_close_matches(name, names) or names
         raise ValueError(f'There is no model {name!r}. Did you mean {", ".join(similar)}? slak_mm.list_models() has all.')
     cfg = Config.fromfile(find_config(f'{name}.py'))
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # as the Runner does
     cfg.model.backbone.pop('init_cfg', None)  # the file that a training would start from
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        model = build_model(cfg)
         model.init_weights()
     if pretrained is not None:
         PretrainedInit(checkpoint=pretrained)(model)

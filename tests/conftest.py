@@ -5,6 +5,7 @@ import warm
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
+from remembered import remember
 
 import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
 from slak_mm.compat import load_weights_only
@@ -24,6 +25,13 @@ def same_examples():
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(providers, '_get_local_constants', providers.Constants)
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def runs_are_short():
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch.setattr)
         yield
 
 

@@ -107,7 +107,8 @@ def _import() -> dict:
     from contextlib import suppress
     from importlib import import_module
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'  # a driver that is in use does not survive a fork
-    sys.path[0] = os.path.dirname(os.path.dirname(__file__))  # this checkout's slak_mm
+    tests = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:1] = [os.path.dirname(tests), tests]  # this checkout's slak_mm
     import slak_mm  # noqa: F401
     for library in ('mmpretrain', 'mmseg', 'mmdet'):
         with suppress(ImportError):
@@ -119,6 +120,13 @@ def _import() -> dict:
         with suppress(ImportError):
             import_module(name)
     import torch
+    from mmengine.config import Config
+    from remembered import remember
+    remember()
+    for name in ('slak_t_300e_in1k', 'upernet_slak_t_160k_ade20k', 'faster_rcnn_slak_t_36e_voc07'):
+        with suppress(ImportError, OSError):
+            Config.fromfile(os.path.join(sys.path[0], f'configs/{name}.py'))  # of each library, so that its index is read
+    sys.path.pop(1)
     names = ['MPLBACKEND', 'PYTHONHASHSEED'] + ['CUDA_VISIBLE_DEVICES'] * torch.cuda.is_available()
     return {name: os.environ.get(name) for name in names}
 

@@ -9,6 +9,8 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmen
 if not sys.warnoptions:  # python -W shows them
     for kind in (DeprecationWarning, FutureWarning):  # of libraries about each other: the user of a tool cannot fix them
         warnings.filterwarnings('ignore', category=kind, module=r'(?!slak_mm|__main__)')
+    # OpenMMLab's have no category of their own
+    warnings.filterwarnings('ignore', message=r'(?s).*\bdeprecated\b', module=r'mm(cv|det|engine|pretrain|seg)\b')
 
 from mmengine.config import Config, DictAction  # noqa: E402
 

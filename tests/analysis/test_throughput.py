@@ -88,6 +88,7 @@ def memory_of_two():
     return [memory_of_training(OURS, arch, 2, 64, 'cpu', torch.float32, 1) for arch in (ARCH, LARGER)]
 
 
+@pytest.mark.slow
 def test_a_larger_model_needs_more_memory_to_train():
     kept = torch.ones(2**27)  # that this process holds half a GiB is no matter to another one
     small, larger = in_fresh_process(memory_of_two)

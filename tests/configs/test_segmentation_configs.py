@@ -107,6 +107,7 @@ def test_users_inherit_our_configs(tmp_path, base):
         MODELS.build(model)
 
 
+@pytest.mark.slow
 def test_a_machine_with_mmsegmentation_alone():
     script = f'''
 import sys

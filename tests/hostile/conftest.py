@@ -1,21 +1,11 @@
 """What the hostile and broken inputs are made from: a tiny data set, a config, and a checkpoint that a real training of it wrote."""
-from functools import lru_cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hostile_helpers import read, run_tool
-from mmengine.runner import runner
 
 from slak_mm.toy import ToySpec, write_ade20k
-
-
-@pytest.fixture(scope='session', autouse=True)
-def one_look_at_the_machine():
-    """Each Runner logs compilers and drivers, for which it starts half a dozen processes: here, once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, 'collect_env', lru_cache(runner.collect_env))
-        yield
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from slak_mm.checkpoints import OFFICIAL_NAMES, CheckpointError, adapt_state_dict, convert_state_dict, infer_config, select_state_dict
+from slak_mm.checkpoints import CheckpointError, adapt_state_dict, convert_state_dict, infer_config, select_state_dict
 from slak_mm.checkpoints.file import load_file
+from slak_mm.checkpoints.names import OFFICIAL_NAMES
 from slak_mm.models import SLaK
 
 EXAMPLES = dict(deadline=None, derandomize=True, database=None,

@@ -114,6 +114,7 @@ def check_compiled(model):
                 torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_torch('2.4')
 @pytest.mark.parametrize('form', ['sequential', 'dilated', 'stacked'])
 def test_every_form_compiles_whole(micro, form):
@@ -182,6 +183,7 @@ def test_trains_under_autocast(micro, dtype):
     assert torch.cosine_similarity(flat, half, dim=0) > .99
 
 
+@pytest.mark.slow
 @needs_torch('2.4')
 def test_compiles_whole(micro):
     check_compiled(build(**micro, layer_scale_init_value=.5))

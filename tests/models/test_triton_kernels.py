@@ -101,8 +101,9 @@ def test_memory_formats(memory_format):
     ((1, 1, 20, 18), [(21, 21), (5, 5)]),
     ((1, 1, 6, 70), [(1, 9), (9, 1), (1, 1)]),
     ((1, 1, 1, 1), [(3, 5)]),
-    ((1, 1, 37, 68), STRIPES),  # several tiles: float32 without tf32 has 32x32
-    ((1, 1, 68, 37), STRIPES),
+    # several tiles: float32 without tf32 has 32x32
+    pytest.param((1, 1, 37, 68), STRIPES, marks=pytest.mark.slow),
+    pytest.param((1, 1, 68, 37), STRIPES, marks=pytest.mark.slow),
     ((9, 1, 4, 4), [(5, 3), (3, 5)]),  # more images than one program takes
 ], ids=str)
 def test_shapes(shape, kernels, monkeypatch):
@@ -110,6 +111,7 @@ def test_shapes(shape, kernels, monkeypatch):
     check(shape, kernels)
 
 
+@pytest.mark.slow
 def test_large_tiles():
     check((1, 1, 130, 70), STRIPES, torch.float16)
 

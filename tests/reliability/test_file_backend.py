@@ -1,10 +1,9 @@
 import re
 import signal
-import subprocess
-import sys
 
 import mmengine.fileio
 import pytest
+import warm
 
 from slak_mm.reliability.file_backend import AtomicLocalBackend
 
@@ -14,10 +13,6 @@ def test_it_is_mmengine_s_backend_of_local_files(tmp_path):
     mmengine.fileio.put(b'1234', str(tmp_path / 'new/a.pth'))
     assert mmengine.fileio.get(str(tmp_path / 'new/a.pth')) == b'1234'
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.pth']
-
-
-def run(code, path):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(path)], capture_output=True, text=True)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
@@ -35,7 +30,7 @@ except CheckpointError as error:
 AtomicLocalBackend().put(b'x' * 2000, sys.argv[1] + '.png')  # no checkpoint: the error is the system's own
 '''
     path = tmp_path / 'epoch_1.pth'
-    result = run(code, path)
+    result = warm.run('-c', code, path)
     assert re.search(r'epoch_1.pth could not be saved: File too large \(2,000 bytes .* free\).*--resume', result.stdout), result
     assert result.returncode == 1 and 'OSError: [Errno 27] File too large' in result.stderr
     assert path.read_bytes() == b'old' and [*tmp_path.iterdir()] == [path]
@@ -51,7 +46,7 @@ AtomicLocalBackend().put(b'old', sys.argv[1])
 AtomicLocalBackend().put(b'new' * 100, sys.argv[1])
 '''
     path = tmp_path / 'iter_1.pth'
-    assert run(code, path).returncode == -signal.SIGKILL
+    assert warm.run('-c', code, path).returncode == -signal.SIGKILL
     assert path.read_bytes() == b'old'
     AtomicLocalBackend().put(b'again', path)  # what the killed one left is in nobody's way
     assert path.read_bytes() == b'again' and [*tmp_path.iterdir()] == [path]

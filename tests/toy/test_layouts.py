@@ -167,7 +167,8 @@ def test_wrong_spec(changes):
 
 
 @pytest.fixture
-def tool():
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
     return runpy.run_path(str(TOOL))['main']
 
 
