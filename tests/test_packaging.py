@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def built(tmp_path_factory):
     """The sdist, and the wheel that is built from it, of a checkout in which tools were run, so that byte code lies in its folders."""
     source, out = tmp_path_factory.mktemp('source') / 'slak_mm', tmp_path_factory.mktemp('built')
-    unneeded = shutil.ignore_patterns('.venv', '.git', 'work_dirs', 'build', '*.egg-info', 'dist')
+    unneeded = shutil.ignore_patterns('.*_cache', '.venv', '.git', 'work_dirs', 'build', '*.egg-info', 'dist')
     shutil.copytree(ROOT, source, symlinks=True, ignore=unneeded)
     for folder in ('slak_mm', 'tools', 'configs/_base_'):
         (source / folder / '__pycache__').mkdir(exist_ok=True)
@@ -104,3 +104,9 @@ def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert citation['version'] == slak_mm.__version__ and citation['license'] == 'Apache-2.0'
     assert citation['preferred-citation']['title'].startswith('More ConvNets in the 2020s')
+
+
+@pytest.mark.slow
+def test_the_types_that_py_typed_promises_have_no_error():
+    result = subprocess.run([sys.executable, '-m', 'mypy'], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0 and 'no issues found' in result.stdout, result.stdout + result.stderr

@@ -93,7 +93,7 @@ def area_ratio(scores: np.ndarray, threshold: float) -> Tuple[int, float]:
         raise ValueError('The scores must not be negative, and not all zero.')
     height, width = scores.shape
     distances = np.maximum(abs(np.arange(height) - height // 2)[:, None], abs(np.arange(width) - width // 2))
-    held = np.bincount(distances.ravel(), weights=scores.ravel()).cumsum()
+    held = np.cumsum(np.bincount(distances.ravel(), weights=scores.ravel()))
     side = 2 * int(np.searchsorted(held, threshold * held[-1])) + 1
     return side, min(side, height) * min(side, width) / scores.size
 

@@ -261,7 +261,7 @@ def generate_scene(seed: int, index: int, size: Tuple[int, int] = (128, 160)) ->
     masks: List[np.ndarray] = []
     num_objects = rng.integers(*NUM_OBJECTS, endpoint=True)
     while len(masks) < num_objects:
-        name = rng.choice(list(_LOOKS))
+        name = str(rng.choice(list(_LOOKS)))
         radius = rng.uniform(*SCALE_RANGE) * min(size)
         tilt = rng.uniform(-MAX_TILT, MAX_TILT)
         position = rng.uniform((0, 0), (width, height))
