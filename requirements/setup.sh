@@ -53,7 +53,7 @@ choose_python() {  # sets python and version
 # --- mmcv: no wheel exists for this torch, so it is compiled once -----------------------------------------------------
 mmcv_works() { "$venv/bin/python" -c 'from mmcv.ops import nms' 2>/dev/null; }
 build_mmcv() {
-    local tmp; tmp=$(mktemp -d); trap 'rm -rf "$tmp"' RETURN
+    local tmp; tmp=$(mktemp -d); trap 'rm -rf "$tmp"; trap - RETURN' RETURN
     # -O2 -g0 and a precompiled torch/types.h: about 4 minutes on 2 cores where the plain build takes 10.
     local flags="-DNDEBUG -g0 -fwrapv -O2"
     local includes; includes=$("$venv/bin/python" - 2>/dev/null <<'PY'
