@@ -62,7 +62,7 @@ CASES = dict(
     segmentation={
         'no data': (partial(remove, '.'), 'images/validation'),
         'no images folder': (partial(remove, 'images/validation'), 'images/validation'),
-        'no images': (partial(empty, 'images/validation'), 'images/validation', 'there are no images'),
+        'no images': (partial(empty, 'images/validation'), 'images/validation', 'no images are found'),
         'no label folder': (partial(remove, 'annotations'), LABELS, 'is not there: it is the label map of'),
         'no label map of an image': (partial(remove, LABELS), LABELS, 'is not there: it is the label map of'),
         'an empty image': (partial(write, IMAGE, b''), IMAGE, 'cannot be read as an image'),
@@ -79,7 +79,7 @@ CASES = dict(
     classification={
         'no data': (partial(remove, '.'), 'val'),
         'no images folder': (partial(remove, 'val'), 'val/ILSVRC2012_val_00000001.JPEG: No such file'),
-        'a list of nothing': (partial(write, 'meta/val.txt', b''), 'there are no images'),
+        'a list of nothing': (partial(write, 'meta/val.txt', b''), 'no images are found'),
         'a list without labels': (partial(write, 'meta/val.txt', b'ILSVRC2012_val_00000001.JPEG\n'), 'ValueError'),
         'a list with names': (partial(write, 'meta/val.txt', b'ILSVRC2012_val_00000001.JPEG dog\n'), "'dog'"),
         'an image that is not there': (partial(remove, PHOTO), PHOTO),

@@ -45,4 +45,4 @@ def test_pictures_of_a_folder(name, images, tmp_path):
 
 def test_what_is_no_image_is_refused_in_one_line(tmp_path):
     result = predict(tmp_path, ROOT / 'configs/upernet_slak_micro_toy_ade20k.py', 'none.pth')
-    assert result.returncode == 1 and 'no folder with images' in result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1 and 'neither an image nor a folder with images' in result.stderr.strip().splitlines()[-1]
