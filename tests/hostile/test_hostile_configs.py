@@ -90,6 +90,7 @@ def test_no_file(refused, good, tmp_path):
     refused('test', tmp_path, good.path, words=[str(tmp_path)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', SPARSITY)
 def test_sparsity(refused, good, tmp_path, case):
     options, words = SPARSITY[case]

@@ -4,6 +4,7 @@ import torch
 from mmengine import Config
 
 LAYER = 'backbone.stages.0.0.pwconv1.weight'
+pytestmark = pytest.mark.slow  # together
 
 
 def swap(*path, value=None):
@@ -53,9 +54,9 @@ CASES = {
     'no epoch': (remove('meta', 'epoch'), 'not where a training stopped'),
     'iterations in words': (swap('meta', 'iter', value='many'), 'not where a training stopped'),
     'a negative iteration': (swap('meta', 'iter', value=-3), 'not where a training stopped'),
-    'meta in words': (swap('meta', value='meta'), 'not a checkpoint as mmengine saves it'),
+    'meta in words': (swap('meta', value='meta'), 'This is not a checkpoint as mmengine saves it'),
     'no log': (swap('message_hub', value=dict()), 'must contain key: `log_scalars`'),
-    'a log in words': (swap('message_hub', value='log'), 'not a checkpoint as mmengine saves it'),
+    'a log in words': (swap('message_hub', value='log'), 'This is not a checkpoint as mmengine saves it'),
     'a seed in words': (swap('meta', 'seed', value='seed'), 'case.pth, with '),
     'an optimizer of another model': (swap('optimizer', 'param_groups', value=lambda groups: groups[:0]), 'parameter groups'),
     'an optimizer in words': (swap('optimizer', value='adam'), 'case.pth, with '),
