@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import warm
+from micro_configs import MICRO
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
@@ -12,7 +13,6 @@ import slak_mm  # noqa: F401  (registers everything, and lets torchvision import
 from slak_mm.compat import load_weights_only
 
 DATA = Path(__file__).parent / 'data'
-MICRO = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20)), out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
 
 
 def pytest_collection_finish():

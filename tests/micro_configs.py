@@ -4,6 +4,7 @@ from typing import Iterator
 from mmengine import Config
 
 ARCH = dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20))  # that of tests/data/slak_micro.pth
+MICRO = dict(arch=ARCH, out_indices=(0, 1, 2, 3), gap_before_final_norm=False)  # its backbone for dense tasks
 SIDE = 64
 # type of a transform: arguments for images of 64x80
 TRANSFORMS = dict(

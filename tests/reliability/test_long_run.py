@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import MICRO
+from micro_configs import MICRO
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner

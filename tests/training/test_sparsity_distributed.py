@@ -3,7 +3,7 @@ import os
 
 import pytest
 import torch
-from conftest import MICRO
+from micro_configs import MICRO
 from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
