@@ -57,7 +57,7 @@ class _Server:
         # it ends when its standard input does, at the latest with this process
         self._process = subprocess.Popen([sys.executable, __file__, '--serve', address, self.executable], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, start_new_session=True)
-        if self._process.stdout.read(6) != b'ready\n':
+        if b'ready\n' not in self._process.stdout:  # after lines that imports have printed, as the forks' do
             raise RuntimeError(f'The server of tests/warm.py ended with {self._process.wait()}: stderr says why.')
 
     def stop(self) -> None:

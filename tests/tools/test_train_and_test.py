@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
+from versions import needs_releases
 
 from slak_mm.toy import ToySpec, write_ade20k
 
@@ -120,6 +121,7 @@ def test_test(micro, data, trained, tmp_path):
     assert 'mIoU' in tool('test.py', micro, work_dir / 'iter_2.pth', '--tta', *args)
 
 
+@needs_releases
 def test_stock_tools_of_mmsegmentation(micro, data, tmp_path):
     """A user's config that names type='slak_mm.SLaK' and no custom_imports."""
     config = tmp_path / 'mine.py'
