@@ -11,7 +11,7 @@ from slak_mm.checkpoints.file import load_file
 from slak_mm.checkpoints.names import OFFICIAL_NAMES
 from slak_mm.models import SLaK
 
-EXAMPLES = dict(deadline=None, derandomize=True, database=None,
+EXAMPLES = dict(deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])
 torch.manual_seed(0)  # the bytes that test_bytes damages
 MICRO = SLaK(arch=dict(depths=(1, 1, 2, 1), channels=(1, 2, 3, 4)), width_factor=1., kernel_sizes=(7, 5, 5, 5), small_kernel_size=3,

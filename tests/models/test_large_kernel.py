@@ -72,7 +72,8 @@ def test_equals_its_modules_called_one_by_one(form, kernel, small, height, width
         for module in layer.modules():  # from the second round on torch's own modules run, unsliced
             module.register_forward_hook(lambda *args: None)
     for ours, plain in zip(*results):
-        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6 * plain.abs().max().item())
+        # before a batch norm that trains, a weight that only scales has the gradient zero, of which rounding leaves 1e-11
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=max(1e-6 * plain.abs().max().item(), 1e-12))
 
 
 def support(layer, size):

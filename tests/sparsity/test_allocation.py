@@ -9,7 +9,7 @@ from torch import nn
 from slak_mm.sparsity import draw, erk, from_weights, maskable, snip, snip_scores, uniform
 
 pytestmark = pytest.mark.filterwarnings('error')
-fast = settings(deadline=None, derandomize=True, database=None)
+fast = settings(deadline=None)
 a_shape = st.one_of(st.tuples(*[st.integers(1, 40)] * 2), st.tuples(*[st.integers(1, 9)] * 4)).map(torch.Size)
 some_shapes = st.lists(a_shape, min_size=1, max_size=6).map(lambda s: {f'layer{i}': shape for i, shape in enumerate(s)})
 a_density = st.floats(.05, .95)

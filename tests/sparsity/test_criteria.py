@@ -7,7 +7,7 @@ from torch import nn
 from slak_mm.sparsity.criteria import GROW, PRUNE, highest, lowest
 
 pytestmark = pytest.mark.filterwarnings('error')
-fast = settings(deadline=None, derandomize=True, database=None)
+fast = settings(deadline=None)
 few_levels = st.lists(st.integers(-3, 3), min_size=1, max_size=40)  # many ties
 
 

@@ -55,7 +55,7 @@ def test_no_parameter_left_is_an_error():
         maskable(nn.BatchNorm2d(3))
 
 
-@settings(deadline=None, derandomize=True, database=None)
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_packing_bits_and_back(shape, random):
     mask = torch.tensor([random.random() < .5 for _ in range(torch.Size(shape).numel())]).view(shape)

@@ -32,7 +32,7 @@ def test_rate_is_that_of_torchs_cosine_scheduler():
         cosine.step()
 
 
-@settings(deadline=None, derandomize=True, database=None)
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_rate_never_rises_and_stays_in_its_range(total, a, b):
     schedule = Schedule(total)

@@ -16,7 +16,7 @@ DTYPES = [torch.float32, *([torch.float16] if hasattr(torch, 'get_autocast_dtype
 
 
 # 100 examples of 10 rounds: 1,000 rounds of pruning and growing
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None)
 @given(
     shapes=st.lists(st.one_of(st.tuples(*[st.integers(2, 12)] * 2), st.tuples(*[st.integers(1, 4)] * 4)), min_size=1,
                     max_size=3),
@@ -67,7 +67,7 @@ def test_1000_rounds(shapes, optimizer, prune, grow, init, dtype, prune_rate, pr
             assert torch.equal(masks.ever_active[name], ever[name])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None)
 @given(
     broken_at=st.integers(0, STEPS),
     optimizer=st.sampled_from(list(OPTIMIZERS)),
