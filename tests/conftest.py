@@ -1,4 +1,5 @@
 import gc
+import weakref
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 from remembered import remember
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import slak_mm  # noqa: F401  (registers everything, and lets torchvision import beside a CPU torch)
 from slak_mm.compat import load_weights_only
@@ -60,12 +62,30 @@ def no_server_is_left():
     warm.stop()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def loaders():
+    """The iterators of data loaders with workers. One that the garbage collector finds cannot end its workers, and waits 5 s for each:
+    their queues are closed before it is asked to."""
+    started = weakref.WeakSet()
+    init = _MultiProcessingDataLoaderIter.__init__
+
+    def start(self, loader):
+        init(self, loader)
+        started.add(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_MultiProcessingDataLoaderIter, '__init__', start)
+        yield started
+
+
 @pytest.fixture(autouse=True)
-def no_leftovers():
+def no_leftovers(loaders):
     """The random numbers of a test do not depend on those before it. A Runner leaves its default scope behind, in which the next test
     would build, and its message hub, which a Runner of the next test takes for its own if it starts in the same second."""
     set_random_seed(0)
     yield
+    for iterator in list(loaders):
+        iterator._shutdown_workers()
     DefaultScope._instance_dict.clear()
     MessageHub._instance_dict.clear()
 

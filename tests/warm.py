@@ -61,6 +61,7 @@ class _Server:
             raise RuntimeError(f'The server of tests/warm.py ended with {self._process.wait()}: stderr says why.')
 
     def stop(self) -> None:
+        self._process.stdin.write(b'end')  # to close it is not enough where a process that was forked since has it too
         self._process.stdin.close()
         self._process.stdout.close()
         try:
