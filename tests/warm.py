@@ -229,6 +229,7 @@ def _serve(address: str, fixed: dict) -> dict:
 
 def _run(executable: str, descriptors: list, argv: list, options: list, cwd: str, env: dict) -> None:
     """What the interpreter does from its start to its end, when this returns or raises."""
+    import linecache
     import random
     import runpy
     import types
@@ -264,6 +265,8 @@ def _run(executable: str, descriptors: list, argv: list, options: list, cwd: str
         return runpy.run_module(rest[0], run_name='__main__', alter_sys=True)
     if first == '-c':
         code, path = rest.pop(0), '<string>'
+        if sys.version_info >= (3, 13):  # tracebacks show its lines
+            linecache.cache[path] = len(code), None, code.splitlines(True), path
         sys.argv = ['-c', *rest]
     elif first == '-':
         code, path = sys.stdin.read(), '<stdin>'
