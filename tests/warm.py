@@ -56,7 +56,8 @@ class _Server:
         (folder / 'python3').symlink_to('python')
         # it ends when its standard input does, at the latest with this process
         self._process = subprocess.Popen([sys.executable, __file__, '--serve', address, self.executable], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, start_new_session=True)
+                                         stdout=subprocess.PIPE, start_new_session=True,
+                                         env=dict(os.environ, OPENBLAS_NUM_THREADS='1'))  # its threads would not be there after a fork
         if b'ready\n' not in self._process.stdout:  # after lines that imports have printed, as the forks' do
             raise RuntimeError(f'The server of tests/warm.py ended with {self._process.wait()}: stderr says why.')
 
