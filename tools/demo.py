@@ -1,5 +1,6 @@
 """From nothing to a result: writes toy data, tests an untrained micro SLaK, trains it, tests it again, paints what it sees."""
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def main(argv=None):
     for metric, untrained in results[2].items():
         table.add_row(metric, f'{untrained:.3g}', f'{results[4][metric]:.3g}')
     console.print(table)
-    console.print(f'checkpoint: {job.checkpoint}\noverlays (truth left, prediction right): {job.overlays}\n'
+    console.print(f'checkpoint: {os.path.relpath(job.checkpoint)}\noverlays (truth left, prediction right): {job.overlays}\n'
                   f'at a glance: {job.overview}')
 
 
