@@ -166,6 +166,7 @@ def test_a_second_setup_does_nothing():
     assert setup(ROOT) == (0, '')
 
 
+@pytest.mark.slow
 def test_torchvision_imports_in_this_environment():
     """On a CPU build of torch too, in a process that has not imported slak_mm."""
     script = 'import torchvision, mmpretrain, torch; print(torch.ops.torchvision.nms)'

@@ -53,6 +53,7 @@ def test_exit_code_and_last_line(tmp_path, case):
     assert not (tmp_path / 'out.pth').exists()
 
 
+@pytest.mark.slow
 def test_a_hostile_file_in_a_new_interpreter(tmp_path):
     class Hostile:
 

@@ -49,6 +49,7 @@ def test_the_sum_equals_plain_convolutions_and_so_do_its_gradients(size, kernels
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kernel', [(51, 5), (5, 51), (5, 5), (7, 7), (31, 31)])
 def test_gradcheck(kernel):
     x, weight = make([kernel], (5, 4), 2, dtype=torch.float64)

@@ -120,6 +120,7 @@ sides = st.integers(1, 40)
 odd = st.integers(0, 24).map(lambda n: 2 * n + 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5), sides, sides, st.lists(st.tuples(odd, odd).filter(lambda k: min(k) < 8), min_size=1, max_size=3),
        st.sampled_from([torch.float32, torch.bfloat16]))

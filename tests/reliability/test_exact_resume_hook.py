@@ -73,6 +73,7 @@ def test_resumed_equals_unbroken(tmp_path, monkeypatch, loop, sampler, workers):
         assert same_training(saved(tmp_path / 'a', 'iter_12.pth'), saved(tmp_path / f'b{stop}', 'iter_12.pth'))
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path):
     runs = [train(tmp_path / str(workers), **options('IterBasedTrainLoop', 'InfiniteSampler', workers, **loader)).model.images
             for workers, loader in [(0, {}), (1, {}), (3, dict(persistent_workers=True))]]

@@ -15,6 +15,7 @@ def test_it_is_mmengine_s_backend_of_local_files(tmp_path):
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.pth']
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     code = '''
 import resource, signal, sys
@@ -36,6 +37,7 @@ AtomicLocalBackend().put(b'x' * 2000, sys.argv[1] + '.png')  # no checkpoint: th
     assert path.read_bytes() == b'old' and [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('moment', ['os.fsync', 'os.replace'])
 def test_killed_in_a_save(tmp_path, moment):
     code = f'''

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings('error')
 DTYPES = [torch.float32, *([torch.float16] if hasattr(torch, 'get_autocast_dtype') else []), torch.bfloat16]
 
 
+@pytest.mark.slow
 # 100 examples of 10 rounds: 1,000 rounds of pruning and growing
 @settings(max_examples=100, deadline=None)
 @given(
