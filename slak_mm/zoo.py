@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
 from .checkpoints import PretrainedInit
-from .compat.versions import CONFIGS, find_config
+from .compat.versions import CONFIG_FOLDERS, find_config
 from .models.build import build_model
 
 
@@ -18,8 +18,7 @@ def list_models(pattern: str = '*') -> List[str]:
     Args:
         pattern (str): As in a shell, e.g. ``'*ade20k'``. Defaults to all.
     """
-    paths = (*CONFIGS.glob('*.py'), *(CONFIGS / 'ablations').glob('*.py'))
-    return sorted(path.stem for path in paths if fnmatch(path.stem, pattern))
+    return sorted(path.stem for folder in CONFIG_FOLDERS for path in folder.glob('*.py') if fnmatch(path.stem, pattern))
 
 
 def get_model(name: str, pretrained: Optional[str] = None) -> BaseModel:

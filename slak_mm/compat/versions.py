@@ -18,6 +18,7 @@ from mmengine.utils import digit_version
 from . import torchvision_cpu
 
 CONFIGS = Path(__file__).parents[1] / '.mim/configs'
+CONFIG_FOLDERS = CONFIGS, CONFIGS / 'ablations'  # where a config is found by its name alone
 HAS_ALLOW_LIST = digit_version(torch.__version__) >= digit_version('2.6.0')
 
 
@@ -111,8 +112,7 @@ def load_weights_only(path: str, map_location, restricted: bool = not HAS_ALLOW_
 
 def find_config(name: str) -> Path:
     """The file of a config of ours by its name alone, ``NAME.py``, though it lies in a folder of configs/; or by its path there."""
-    path = CONFIGS / name
-    return next((folder / name for folder in (CONFIGS, CONFIGS / 'ablations') if (folder / name).is_file()), path)
+    return next((folder / name for folder in CONFIG_FOLDERS if (folder / name).is_file()), CONFIGS / name)
 
 
 def resolve_own_configs() -> None:
