@@ -7,7 +7,6 @@ from typing import Any, ContextManager, List, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
@@ -18,17 +17,16 @@ from ..checkpoints.fit import adapt_state_dict
 from ..compat import is_compiling
 from ..registry import MODELS, register
 from .large_kernel import FORMS, LargeKernel, has_hooks
-from .ops import norm_mlp
+from .ops import add, layer_norm_2d, norm_mlp
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """``nn.LayerNorm`` over the channels of a (N, C, H, W) map; free of copies on a channels_last one."""
+    """``nn.LayerNorm`` over the channels of a (N, C, H, W) map; the output is channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        return layer_norm_2d(x, self.weight, self.bias, self.eps)
 
 
 @contextmanager
@@ -71,7 +69,7 @@ class SLaKBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         out = self._norm_mlp(self.large_kernel(x).permute(0, 2, 3, 1))
-        return x + self.drop_path(out.permute(0, 3, 1, 2))
+        return add(x, self.drop_path(out.permute(0, 3, 1, 2)))
 
     def _norm_mlp(self, x: Tensor) -> Tensor:
         norm, linear1, linear2 = self.norm, self.pwconv1, self.pwconv2
@@ -251,10 +249,11 @@ class SLaK(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` i, (N, channels[i], H / 2**(i+2), W / 2**(i+2)); (N, channels[i]) with
             ``gap_before_final_norm``.
         """
+        layout = torch.contiguous_format if x.is_cuda else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
-            x = stage(downsample(x))
+            x = stage(downsample(x).contiguous(memory_format=layout))
             if i in self.out_indices:
                 norm = getattr(self, f'norm{i}')
                 if self.gap_before_final_norm:

@@ -210,7 +210,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(backend, '_choices', {})
     monkeypatch.setattr(triton_kernels, 'unavailable_reason', lambda device: None)
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
-    x = type('OnGPU', (), dict(is_cuda=True, device='cuda:0'))()
+    x = type('OnGPU', (), dict(is_cuda=True, device='cuda:0', dtype=torch.float32))()
     measured = []
 
     def choose(native, triton):

@@ -1,12 +1,11 @@
-import importlib
 import sys
-from contextlib import contextmanager
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_helpers import reload, reloaded
 
 from slak_mm.models.ops import triton_kernels
 
@@ -17,16 +16,6 @@ pytestmark = pytest.mark.skipif(not hasattr(torch.library, 'custom_op'), reason=
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # of the largest value; sums are float32
 STRIPES = [(51, 5), (5, 51), (5, 5)]
-
-
-@contextmanager
-def reloaded(interpret):
-    """Triton's interpreter, or its compiler, is chosen by the environment when triton.jit decorates the kernels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('TRITON_INTERPRET', interpret)
-        importlib.reload(triton_kernels)
-        yield
-    importlib.reload(triton_kernels)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -220,17 +209,17 @@ def test_unavailable_on_the_cpu(monkeypatch):
 def test_imports_without_triton():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, 'triton', None)
-        importlib.reload(triton_kernels)
+        reload()
         assert 'not installed' in triton_kernels.unavailable_reason('cuda')
-    importlib.reload(triton_kernels)
+    reload()
 
 
 def test_imports_on_an_old_torch():
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(torch.library, 'custom_op')
-        importlib.reload(triton_kernels)
+        reload()
         assert '2.4' in triton_kernels.unavailable_reason('cuda')
-    importlib.reload(triton_kernels)
+    reload()
 
 
 @pytest.mark.parametrize('capability', [(7, 5), (8, 0), (9, 0), (12, 0)])

@@ -55,8 +55,10 @@ def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor]) -> str:
         ValueError: SLAK_MM_BACKEND is no backend.
     """
     set_backend(_backend)  # the environment's was not checked yet
-    if _backend == 'native' or (_backend == 'auto' and not x.is_cuda):
+    if _backend == 'native' or (_backend == 'auto' and not x.is_cuda) or x.dtype == torch.float64:  # of which tensor cores know little
         return 'native'
+    if _backend == 'auto' and key in _choices:
+        return _choices[key]
     reason = triton_kernels.unavailable_reason(x.device)
     if _backend == 'triton':
         if reason:
@@ -67,12 +69,10 @@ def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor]) -> str:
         warnings.warn(f'Large kernels run on the slower native backend: {reason}. '
                       "To choose it without this warning, set SLAK_MM_BACKEND=native.", stacklevel=3)
         return 'native'
-    if key not in _choices:
-        # times vary, and with them the choice; and what is being compiled or recorded cannot be timed
-        if (torch.are_deterministic_algorithms_enabled() or torch.compiler.is_compiling()
-                or torch.cuda.is_current_stream_capturing()):
-            return 'native'
-        _choices[key] = _faster(run)
+    # times vary, and with them the choice; and what is being compiled or recorded cannot be timed
+    if torch.are_deterministic_algorithms_enabled() or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return 'native'
+    _choices[key] = _faster(run)
     return _choices[key]
 
 

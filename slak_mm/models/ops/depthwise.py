@@ -62,14 +62,17 @@ def autocast(first: Tensor, *others: Optional[Tensor]) -> Tuple[Any, ...]:
 
     One that is None stays None.
     """
-    tensors, device = (first, *others), first.device.type
-    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    elif device == 'cpu':
-        dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    else:
-        dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    tensors, dtype = (first, *others), autocast_dtype(first.device.type)
     return tensors if dtype is None else tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def autocast_dtype(device: str) -> Optional[torch.dtype]:
+    """The dtype that autocast asks of a convolution or linear layer on a type of devices; None without autocast."""
+    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == 'cpu':
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:

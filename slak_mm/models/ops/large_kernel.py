@@ -22,9 +22,11 @@ def large_kernel_conv2d(x: Tensor, weights: Sequence[Tensor], bias: Optional[Ten
     Returns:
         Tensor: Shape (N, C, H, W).
     """
-    x, bias, *kernels = autocast(x, bias, *merge([reachable(weight, x.shape[2:]) for weight in weights]))
+    kernels = merge([reachable(weight, x.shape[2:]) for weight in weights])
+    x, = autocast(x)
     if _backend(x, kernels, bias, total=True) == 'triton':
-        return TritonFunction.apply(x, bias, True, *kernels)[0]
+        return TritonFunction.apply(x, bias, True, *kernels)[0]  # they take kernels of any type
+    x, bias, *kernels = autocast(x, bias, *kernels)
     out = depthwise_conv2d(x, kernels[0], bias)
     for kernel in kernels[1:]:
         out += depthwise_conv2d(x, kernel)
@@ -41,9 +43,11 @@ def large_kernel_branches(x: Tensor, weights: Sequence[Tensor]) -> List[Tensor]:
     Returns:
         list[Tensor]: For each branch, (N, C, H, W).
     """
-    x, *kernels = autocast(x, *(reachable(weight, x.shape[2:]) for weight in weights))
+    kernels = [reachable(weight, x.shape[2:]) for weight in weights]
+    x, = autocast(x)
     if _backend(x, kernels, None, total=False) == 'triton':
         return list(TritonFunction.apply(x, None, False, *kernels))
+    x, *kernels = autocast(x, *kernels)
     return [depthwise_conv2d(x, kernel) for kernel in kernels]
 
 

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .depthwise import autocast
+from .backend import choose
+from .depthwise import autocast, autocast_dtype
+from .mlp_rows import AddFunction, LayerNormRowsFunction, NormMLPRowsFunction, norm_mlp_rows
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
 CHUNK_BYTES = 2**22
@@ -34,14 +36,56 @@ def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tenso
         Tensor: Shape (..., C).
     """
     norm_weight, norm_bias, eps = norm
-    weight1, bias1, weight2, bias2 = autocast(*linear1, *linear2)
-    if not torch.is_grad_enabled():
-        return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale)
-    if weight1.dtype == torch.float16:  # its range does not do for the second layer's gradient before the scale
+    grad = torch.is_grad_enabled()
+    dtype = autocast_dtype(x.device.type) or linear1[0].dtype
+    # in backward, float16's range does not do for the second layer's gradient before the scale
+    half = grad and dtype == torch.float16
+    if not half and _backend(x, norm, linear1, linear2, scale, dtype) == 'triton':
+        arguments = x, norm_weight, norm_bias, eps, *linear1, *linear2, scale, dtype
+        keep = x.shape[-1] > MAX_RECOMPUTED_CHANNELS
+        return NormMLPRowsFunction.apply(*arguments, keep) if grad else norm_mlp_rows(*arguments)
+    if half:
         out = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         out = F.linear(F.gelu(F.linear(out, *linear1)), *linear2)
         return out if scale is None else out * scale
-    return NormMLPFunction.apply(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale)
+    arguments = x, norm_weight, norm_bias, eps, *autocast(*linear1, *linear2), scale
+    return NormMLPFunction.apply(*arguments) if grad else _forward(*arguments)
+
+
+def layer_norm_2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer norm over the channels of a map (N, C, H, W); on a CPU, free of copies on a channels_last one."""
+    rows = x.permute(0, 2, 3, 1)
+    dtype = x.dtype if autocast_dtype(x.device.type) is None else torch.float32  # as autocast has it
+
+    def norm(rows: Tensor) -> Tensor:
+        if choose(rows, ('norm', rows.device, rows.dtype, rows.shape[1:], rows.stride()), lambda: norm(rows.detach())) == 'triton':
+            return LayerNormRowsFunction.apply(rows, weight, bias, eps, dtype)
+        return F.layer_norm(rows, weight.shape, weight, bias, eps)
+
+    return norm(rows).permute(0, 3, 1, 2)
+
+
+def add(x: Tensor, out: Tensor) -> Tensor:
+    """``x + out`` for maps (N, C, H, W), in the layout of x: on a GPU that of ``out`` may be another at no cost."""
+    key = 'add', x.device, x.dtype, out.dtype, x.shape[1:]
+    if (x.dim() == 4 and out.stride(1) == 1 and x.dtype == torch.promote_types(x.dtype, out.dtype)
+            and choose(x, key, lambda: add(x.detach(), out.detach())) == 'triton'):
+        return AddFunction.apply(x.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return x + out
+
+
+def _backend(x, norm, linear1, linear2, scale, dtype) -> str:
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or linear1[0].requires_grad)
+
+    def run() -> Tensor:
+        """The call on its own, and its backward."""
+        inputs = x.detach().requires_grad_(differentiable)
+        out = norm_mlp(inputs, norm, linear1, linear2, scale)
+        if differentiable:
+            torch.autograd.grad(out, inputs, out.detach())
+        return out.detach()
+
+    return choose(x, ('mlp', x.device, x.dtype, dtype, x.shape[1:], len(linear1[0]), differentiable), run)
 
 
 def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept=None):
