@@ -13,9 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from slak_mm.analysis.benchmarks import DTYPES, PARTS, Result, machine, measure, medians_of
+from slak_mm.analysis.benchmarks import DTYPES, PARTS, Result, machine, markdown, measure, medians_of
 from slak_mm.models import SLaK
-from slak_mm.models.ops.backend import BACKENDS
 
 
 def batch_and_size(text: str) -> Tuple[int, int]:
@@ -28,14 +27,14 @@ OPTIONS = dict(
     batch=dict(type=int, help='number of images, or of maps of a layer'),
     size=dict(type=int, help='height and width of the images, or of the map of a layer'),
     runs=dict(type=batch_and_size, nargs='+', metavar='BATCHxSIZE', help='images, and their height and width'),
-    batches=dict(type=int, nargs='+', metavar='N', help='numbers of images in inference'),
+    train_batch=dict(type=int, help='number of images of a train step'),
+    op_batch=dict(type=int, help='number of maps of a layer'),
+    minutes=dict(type=float, help='all of it; what matters most comes first, and what is left out is said'),
     channels=dict(type=int, help='of a layer'),
     resolutions=dict(type=int, nargs='+', metavar='R', help='heights and widths of the map of a layer'),
     kernel_size=dict(type=int, metavar='M', help='longer edge of the kernels of a layer'),
     kernel_sizes=dict(type=int, nargs='+', metavar='M', help='longer edges of the kernels of a layer'),
     train=dict(action='store_true', help='measure train steps as well'),
-    backends=dict(choices=BACKENDS, nargs='+', help='of the op'),
-    calls=dict(type=int, help='calls of a layer in a sample'),
     device=dict(choices=['cpu', 'cuda'], help='where'),
     dtype=dict(choices=DTYPES, help='of the tensors in inference, of autocast in training'),
     dtypes=dict(choices=DTYPES, nargs='+', help='of the tensors'),
@@ -50,7 +49,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     for name, (function, defaults) in PARTS.items():
         part = parts.add_parser(name, help=function.__doc__, description=function.__doc__,
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        for option, default in dict(defaults, repeats=9, threads=torch.get_num_threads()).items():
+        shared = dict(threads=torch.get_num_threads(), **({} if 'minutes' in defaults else dict(repeats=9)))
+        for option, default in {**defaults, **shared}.items():
             part.add_argument('--' + option.replace('_', '-'), default=default, **OPTIONS[option])
         part.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder for <part>.json')
     return parser.parse_args(argv)
@@ -78,9 +78,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     show(f'{args.part}: ' + ', '.join(f'{name} {value}' for name, value in settings.items()), result)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f'{args.part}.json'
-    path.write_text(json.dumps(dict(part=args.part, settings=settings, machine=machine(settings.get('device') == 'cuda'),
-                                    medians=medians_of(result.seconds), **result._asdict()), indent=1) + '\n')
+    found = machine(settings.get('device') == 'cuda')
+    path.write_text(json.dumps(dict(part=args.part, settings=settings, machine=found, medians=medians_of(result.seconds),
+                                    **result._asdict()), indent=1) + '\n')
     print(path)
+    if args.part == 'gpu':
+        path = path.with_suffix('.md')
+        path.write_text(markdown(result, found))  # for docs/performance.md
+        print(path)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import SLaK
+from ..sparsity import DynamicSparsity
 from .authors_layout import AuthorsLayoutSLaK
 from .throughput import peak_memory
 
@@ -83,11 +84,13 @@ class TrainStep:
         except (RuntimeError, TypeError):  # an older torch
             self.optimizer = torch.optim.AdamW(model.parameters())
 
+    def loss(self) -> Tensor:
+        with self.context:
+            return F.cross_entropy(self.model(self.images), self.labels)
+
     def compute(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        with self.context:
-            loss = F.cross_entropy(self.model(self.images), self.labels)
-        loss.backward()
+        self.loss().backward()
 
     def update(self) -> None:
         self.optimizer.step()
@@ -95,6 +98,20 @@ class TrainStep:
     def __call__(self) -> None:
         self.compute()
         self.update()
+
+
+class MaskedTrainStep(TrainStep):
+    """The same with dynamic sparsity at 40%, adapted every 100 steps as in the paper."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.sparsity = DynamicSparsity(self.model, total_steps=10**6, interval=100)
+        self.sparsity.initialize(self.loss)
+
+    def update(self) -> None:
+        self.sparsity.before_step(self.optimizer)
+        self.optimizer.step()
+        self.sparsity.step(self.optimizer)
 
 
 def memory_of_training(name: str, arch: dict, batch: int, size: int, device: str, dtype: torch.dtype, threads: int) -> int:

@@ -1,4 +1,5 @@
 """How long things take, how much memory they need, and how that grows."""
+import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -39,6 +40,42 @@ def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int, calls: 
             if repeat > 0:
                 seconds[name].append((time.perf_counter() - start) / calls)
     return seconds
+
+
+def timed(cases: Mapping[str, Callable[[], object]], seconds: float, deadline: float = math.inf,
+          least: float = .02) -> Dict[str, List[float]]:
+    """Seconds of a call of each case: all run in turn, until each had its time.
+
+    Args:
+        cases (dict[str, Callable]): What to measure. Two calls of each come first, and do not count.
+        seconds (float): Of each case. A slow one gets one sample at least.
+        deadline (float): On the clock of ``time.monotonic``; from then on no sample is begun, and a case may have none, and then no
+            entry. Defaults to inf.
+        least (float): Seconds of a sample, which is the mean of as many calls in a row. Defaults to .02.
+    """
+    def sample(case: Callable[[], object], calls: int) -> float:
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            case()
+        synchronize()
+        return (time.perf_counter() - start) / calls
+
+    samples: Dict[str, List[float]] = {}
+    calls = {}
+    for name, case in track(cases.items(), 'warming up', console=Console(stderr=True)):
+        if time.monotonic() < deadline:
+            sample(case, 1)
+            calls[name] = max(1, int(least / max(sample(case, 1), 1e-9)))
+    waiting = {name: seconds for name in calls}
+    while waiting and time.monotonic() < deadline:
+        for name in list(waiting):
+            took = sample(cases[name], calls[name])
+            samples.setdefault(name, []).append(took)
+            waiting[name] -= took * calls[name]
+            if waiting[name] <= 0:
+                del waiting[name]
+    return {name: samples[name] for name in cases if name in samples}
 
 
 def fit_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 import argparse
 import functools
 import pickle
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable
@@ -41,6 +42,8 @@ def wrap_step(optimizer: torch.optim.Optimizer, before: Callable, after: Callabl
         after(optimizer)
         return loss
 
+    if 'torch._dynamo' in sys.modules:  # mmengine compiles whole train steps; torch 2.13 fails on its groups of parameters
+        wrapped = torch.compiler.disable(wrapped)
     optimizer.step = wrapped  # type: ignore[method-assign]  # as mmengine and torch's schedulers do
 
 

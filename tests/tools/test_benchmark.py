@@ -3,6 +3,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,20 +127,39 @@ def test_scaling(run, monkeypatch):
                                              for direction in ('forward', 'forward and backward')}
 
 
-def test_gpu_shrunk_to_the_cpu(run, monkeypatch):
+def test_gpu_shrunk_to_the_cpu(benchmark, tmp_path, monkeypatch):
     used, use_backend = [], ops.use_backend
     monkeypatch.setattr(ops, 'use_backend', lambda name: used.append(name) or use_backend(name))
-    result = run('gpu', *LAYER, '--arch', 'micro', '--size', '32', '--batches', '1', '2', '--calls', '2', '--device', 'cpu',
-                 '--backends', 'native', 'auto')
-    medians, ratios = result['medians'], result['ratios']
-    # implementations x layouts x outputs x dtypes x resolutions x directions; networks x dtypes x batches
-    assert len(medians) == 3 * 2 * 2 * 2 * 2 * 2 + 5 * 2 * 2 and len(ratios) == 2 * 2 * 2 * 2 * 2 * 2 + 2 * 2 * 2
-    rest = 'sum, bf16, 8x8, forward and backward'
-    assert ratios[f'conv2d / native NHWC, {rest}'] == min(
-        medians[f'conv2d {layout}, {rest}'] for layout in ('NCHW', 'NHWC')) / medians[f'native NHWC, {rest}']
-    convnext = min(medians[f'{name}, fp32, batch 2'] for name in ('ConvNeXt', 'ConvNeXt channels_last'))
-    assert ratios['throughput of SLaK merged auto, fp32, batch 2 / ConvNeXt'] == convnext / medians['SLaK merged auto, fp32, batch 2']
+    benchmark.main(['gpu', '--device', 'cpu', '--minutes', '.05', '--threads', '1', '--out', str(tmp_path)])
+    result = json.loads((tmp_path / 'gpu.json').read_text())
+    medians, ratios, images = result['medians'], result['ratios'], result['figures']['images/s']
     assert set(used) == {'native', 'auto'}
+    assert list(medians)[0] == "authors' layout, inference, bf16"  # what matters most, first
+    name = 'SLaK merged by auto, inference, bf16'
+    assert images[name] == 1 / medians[name]
+    assert ratios[f"authors' layout / {name}"] == medians["authors' layout, inference, bf16"] / medians[name]
+    assert ratios[f'throughput of {name} / ConvNeXt'] == min(
+        medians[f'{convnext}, inference, bf16'] for convnext in ('ConvNeXt', 'ConvNeXt channels_last')) / medians[name]
+    table = (tmp_path / 'gpu.md').read_text()
+    assert f'| SLaK merged by auto | bf16 | inference | {1000 * medians[name]:.1f} |' in table
+
+
+def test_gpu_keeps_what_it_has_when_time_is_up(benchmark, monkeypatch):
+    gpu = sys.modules['slak_mm.analysis.benchmarks.gpu']
+    clock = iter(range(1000))
+    monkeypatch.setattr(gpu, 'timed', lambda cases, seconds, deadline: {name: [1.] for name in cases})
+    monkeypatch.setattr(gpu.time, 'monotonic', lambda: 60. * next(clock))
+    result = gpu.gpu(SimpleNamespace(minutes=2.5, device='cpu', dtypes=['bf16', 'fp32'], resolutions=[8]))
+    assert {name.partition(', ')[2] for name in result.seconds} == {'inference, bf16', 'train step, bf16'}
+    left_out = ['inference, fp32', 'train step, fp32', 'op, bf16, 8x8', 'op, fp32, 8x8']
+    assert list(result.figures['not measured, as time was up']) == left_out
+
+
+def test_ratios_of_the_op():
+    gpu = sys.modules['slak_mm.analysis.benchmarks.gpu']
+    times = {'torch NCHW': 6., 'torch NHWC': 4., 'ours by auto': 2.}
+    medians = {f'{name}, op, bf16, 8x8, sum, forward': value for name, value in times.items()}
+    assert gpu.compare(medians, 'op, bf16, 8x8') == {'torch / ours by auto, op, bf16, 8x8, sum, forward': 2.}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for a machine without a GPU')
@@ -157,4 +177,5 @@ def test_defaults_are_those_of_the_issue(benchmark):
     args = benchmark.parse_args(['train'])
     assert (args.arch, args.batch, args.size) == ('tiny', 4, 224)
     args = benchmark.parse_args(['gpu'])
-    assert (args.batch, args.channels, args.resolutions, args.dtypes) == (64, 384, [16, 32, 64, 128], ['fp32', 'bf16'])
+    assert (args.op_batch, args.channels, args.resolutions, args.dtypes) == (64, 384, [64, 32, 16, 128], ['bf16', 'fp32'])
+    assert (args.minutes, args.batch, args.train_batch) == (4, 128, 128)

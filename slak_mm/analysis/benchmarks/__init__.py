@@ -1,18 +1,19 @@
 """What things cost on this machine. The cases of a part are measured in turn, in one run, and compared by their medians."""
 import os
 import platform
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
 
 from ...errors import InputError
-from .gpu import gpu
+from .gpu import gpu, markdown
 from .layers import layer, scaling
 from .models import forms, inference, train, upkeep
 from .result import DTYPES, Result, medians_of
 
-__all__ = ['DTYPES', 'PARTS', 'Result', 'machine', 'measure', 'medians_of']
+__all__ = ['DTYPES', 'PARTS', 'Result', 'machine', 'markdown', 'measure', 'medians_of']
 
 ON_CPU = dict(device='cpu', dtype='fp32')
 # name: what measures it, and the defaults of its options
@@ -23,8 +24,8 @@ PARTS: Dict[str, Tuple[Callable[[SimpleNamespace], Result], dict]] = dict(
     train=(train, dict(arch='tiny', batch=4, size=224, **ON_CPU)),
     scaling=(scaling, dict(batch=1, channels=64, kernel_size=51, kernel_sizes=[7, 13, 31, 51, 71, 101, 151], size=96,
                            resolutions=[32, 64, 128, 256], **ON_CPU)),
-    gpu=(gpu, dict(batch=64, channels=384, resolutions=[16, 32, 64, 128], kernel_size=51, calls=10, arch='tiny', size=224,
-                   batches=[64, 128, 256], backends=['triton', 'native', 'auto'], dtypes=['fp32', 'bf16'], device='cuda')),
+    gpu=(gpu, dict(minutes=4., arch='tiny', size=224, batch=128, train_batch=128, dtypes=['bf16', 'fp32'], op_batch=64, channels=384,
+                   resolutions=[64, 32, 16, 128], kernel_size=51, device='cuda')),
     upkeep=(upkeep, dict(arch='tiny', batch=8, size=224)),
 )
 
@@ -61,6 +62,6 @@ def machine(cuda: bool) -> dict:
     found = dict(platform=platform.platform(), cores=os.cpu_count(), instructions=torch.backends.cpu.get_cpu_capability(),
                  torch=torch.__version__)
     if cuda:
-        found.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
-                     tf32_convolutions=torch.backends.cudnn.allow_tf32)
+        found.update(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda, triton=version('triton'),
+                     cudnn=torch.backends.cudnn.version(), tf32_convolutions=torch.backends.cudnn.allow_tf32)
     return found

@@ -42,20 +42,24 @@ def use_backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor]) -> str:
+def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor], compiles: bool = False) -> str:
     """``'native'`` or ``'triton'`` for a call.
 
     Args:
         x (Tensor): Its input.
         key (Hashable): What the speed depends on.
         run (Callable): The call (and its backward, if it is to have one), under the backend that is set; returns the output.
+        compiles (bool): Whether torch.compile takes the Triton kernels, as a custom operator. Defaults to False.
 
     Raises:
         RuntimeError: ``'triton'`` was asked for and cannot run here.
         ValueError: SLAK_MM_BACKEND is no backend.
     """
     set_backend(_backend)  # the environment's was not checked yet
-    if _backend == 'native' or (_backend == 'auto' and not x.is_cuda) or x.dtype == torch.float64:  # of which tensor cores know little
+    # tensor cores know little of float64, and what is traced must be torch's own
+    if _backend == 'native' or (_backend == 'auto' and not x.is_cuda) or x.dtype == torch.float64 or torch.jit.is_tracing():
+        return 'native'
+    if not compiles and torch.compiler.is_compiling():
         return 'native'
     if _backend == 'auto' and key in _choices:
         return _choices[key]

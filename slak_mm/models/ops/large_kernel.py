@@ -97,4 +97,4 @@ def _backend(x: Tensor, weights: Sequence[Tensor], bias: Optional[Tensor], total
         return torch.stack([out.detach() for out in outs])
 
     key: Tuple = (x.device, x.dtype, x.shape[1:], tuple(weight.shape[2:] for weight in weights), total, differentiable)
-    return choose(x, key, run)
+    return choose(x, key, run, compiles=True)
