@@ -59,20 +59,20 @@ def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor], compiles: bool =
     # tensor cores know little of float64, and what is traced must be torch's own
     if _backend == 'native' or (_backend == 'auto' and not x.is_cuda) or x.dtype == torch.float64 or torch.jit.is_tracing():
         return 'native'
-    if not compiles and torch.compiler.is_compiling():
-        return 'native'
-    if _backend == 'auto' and key in _choices:
-        return _choices[key]
     reason = triton_kernels.unavailable_reason(x.device)
-    if _backend == 'triton':
-        if reason:
-            raise RuntimeError(f"backend 'triton' cannot run: {reason}. Choose 'auto' or 'native' (SLAK_MM_BACKEND, or "
-                               'slak_mm.models.ops.set_backend).')
-        return 'triton'
+    if reason and _backend == 'triton':
+        raise RuntimeError(f"backend 'triton' cannot run: {reason}. Choose 'auto' or 'native' (SLAK_MM_BACKEND, or "
+                           'slak_mm.models.ops.set_backend).')
     if reason:
         warnings.warn(f'Large kernels run on the slower native backend: {reason}. '
                       "To choose it without this warning, set SLAK_MM_BACKEND=native.", stacklevel=3)
         return 'native'
+    if not compiles and torch.compiler.is_compiling():
+        return 'native'
+    if _backend == 'triton':
+        return 'triton'
+    if key in _choices:
+        return _choices[key]
     # times vary, and with them the choice; and what is being compiled or recorded cannot be timed
     if torch.are_deterministic_algorithms_enabled() or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
         return 'native'
