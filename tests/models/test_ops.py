@@ -246,12 +246,15 @@ def test_auto_trusts_no_kernel_that_fails_or_differs(gpu, triton, message):
     assert gpu((1., 2.), triton) == 'native'  # and warns once
 
 
-def test_auto_does_not_measure_where_runs_must_be_alike(gpu):
+@needs_torch('2.4')
+def test_auto_does_not_ask_the_clock_where_runs_must_be_alike(gpu):
     torch.use_deterministic_algorithms(True)
     try:
-        assert gpu((1., 2.), (1., 1.)) == 'native' and not gpu.measured
+        assert [gpu((1., 2.), (1., 3.)) for _ in range(2)] == ['triton'] * 2
+        assert gpu.measured == ['native', 'triton']
     finally:
         torch.use_deterministic_algorithms(False)
+    assert gpu((1., 2.), (1., 3.)) == 'native'
 
 
 def test_auto_says_why_triton_is_left_out(gpu, monkeypatch):

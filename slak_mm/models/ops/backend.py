@@ -20,7 +20,8 @@ def set_backend(name: str) -> None:
 
     Args:
         name (str): ``'native'``: torch's convolutions. ``'triton'``: our kernels, on an NVIDIA GPU. ``'auto'``: native on a CPU; on a
-            GPU, for each shape and dtype, the one that was faster in a measurement when it first came, provided that both agreed.
+            GPU, for each shape and dtype, the one that was faster in a measurement when it first came, provided that both agreed;
+            with deterministic algorithms, of which each is one, triton without regard to time.
 
     Raises:
         ValueError: Another name.
@@ -71,16 +72,18 @@ def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor], compiles: bool =
         return 'native'
     if _backend == 'triton':
         return 'triton'
+    alike = torch.are_deterministic_algorithms_enabled()  # times vary, and with them the choice
+    key = alike, key
     if key in _choices:
         return _choices[key]
-    # times vary, and with them the choice; and what is being compiled or recorded cannot be timed
-    if torch.are_deterministic_algorithms_enabled() or torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():  # neither can be timed
         return 'native'
-    _choices[key] = _faster(run)
+    _choices[key] = _better(run, alike)
     return _choices[key]
 
 
-def _faster(run: Callable[[], Tensor]) -> str:
+def _better(run: Callable[[], Tensor], alike: bool) -> str:
+    """Triton, if it agrees with torch and is faster; or (``alike``) in any case, as it is nearly everywhere."""
     try:
         outputs, times = zip(*(_measure(name, run) for name in ('native', 'triton')))
     except Exception as error:  # whatever the compiler of a machine we never saw may raise
@@ -93,7 +96,7 @@ def _faster(run: Callable[[], Tensor]) -> str:
         warnings.warn('Large kernels run on the slower native backend, since on this machine the Triton kernels differ from it by '
                       f'{difference:.1e}. Please report it; SLAK_MM_BACKEND=native avoids the attempt.', stacklevel=4)
         return 'native'
-    return 'triton' if times[1] < times[0] else 'native'
+    return 'triton' if alike or times[1] < times[0] else 'native'
 
 
 def _measure(name: str, run: Callable[[], Tensor]):
