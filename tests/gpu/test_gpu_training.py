@@ -63,7 +63,10 @@ def train(cfg, work_dir, *args, processes=0):
 
 
 def assert_sparse(path, steps):
-    """Exactly 40% of the weights are masked, and zero. (A few others are: taps that never meet a small map, once grown.)"""
+    """After one of these numbers of steps, exactly 40% of the weights are masked, and zero.
+
+    A few others are zero too: taps that never meet a small map, once grown.
+    """
     saved = load_weights_only(path, 'cpu')
     kept = total = 0
     for name, mask in saved['sparsity']['masks'].items():
@@ -71,7 +74,7 @@ def assert_sparse(path, steps):
         weight = saved['state_dict'][name]
         assert not weight[~active].any() and (weight.dim() == 4 or weight[active].count_nonzero() > .99 * active.sum()), name
         kept, total = kept + int(active.sum()), total + active.numel()
-    assert kept == round(.6 * total) and saved['sparsity']['steps'] == steps
+    assert kept == round(.6 * total) and saved['sparsity']['steps'] in steps
     assert all(torch.isfinite(tensor).all() for tensor in saved['state_dict'].values() if tensor.is_floating_point())
     return saved
 
@@ -85,7 +88,8 @@ def test_masks_are_exact(config, dtype, tmp_path, small):
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype, loss_scale='dynamic')
     log = train(cfg, tmp_path)
     assert 'slower native backend' not in log
-    assert_sparse(tmp_path / f'epoch_{EPOCHS}.pth', STEPS)
+    skipped = 10 if dtype == 'float16' else 0  # by the GradScaler, until it has found its scale
+    assert_sparse(tmp_path / f'epoch_{EPOCHS}.pth', range(STEPS - skipped, STEPS + 1))
 
 
 def test_a_resumed_run_is_the_unbroken_one(config, tmp_path):
@@ -94,7 +98,7 @@ def test_a_resumed_run_is_the_unbroken_one(config, tmp_path):
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
     train(cfg, tmp_path / 'whole')
     train(cfg, tmp_path / 'resumed', '--resume', str(tmp_path / f'whole/epoch_{EPOCHS - 2}.pth'))
-    whole, resumed = (assert_sparse(tmp_path / f'{run}/epoch_{EPOCHS}.pth', STEPS) for run in ('whole', 'resumed'))
+    whole, resumed = (assert_sparse(tmp_path / f'{run}/epoch_{EPOCHS}.pth', [STEPS]) for run in ('whole', 'resumed'))
     for part in ('state_dict', 'ema_state_dict'):
         assert whole[part].keys() == resumed[part].keys()
         assert [name for name, tensor in whole[part].items() if not torch.equal(tensor, resumed[part][name])] == []
@@ -104,7 +108,7 @@ def test_compiled(config, tmp_path, small):
     cfg = shrink_model(config.copy())
     cfg.compile = dict(backend='eager' if small else 'inductor')
     train(cfg, tmp_path)
-    assert_sparse(tmp_path / f'epoch_{EPOCHS}.pth', STEPS)
+    assert_sparse(tmp_path / f'epoch_{EPOCHS}.pth', [STEPS])
 
 
 @pytest.mark.parametrize('strategy', [None, 'DDPStrategy', 'FSDPStrategy'])
@@ -121,4 +125,4 @@ def test_one_process_of_several(config, strategy, tmp_path, small):
         cfg.strategy.model_wrapper = dict(use_orig_params=True)
         cfg.optim_wrapper.pop('paramwise_cfg', None)
     train(cfg, tmp_path, processes=1)
-    assert_sparse(tmp_path / f'epoch_{EPOCHS}.pth', STEPS)
+    assert_sparse(tmp_path / f'epoch_{EPOCHS}.pth', [STEPS])
