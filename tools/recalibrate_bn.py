@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint, set_random_seed
 
 from slak_mm.checkpoints import check_fits, named, source
-from slak_mm.checks import check_images, classes_of, refusing
+from slak_mm.checks import Split, check_split, enforce, refusing
 from slak_mm.models.build import build_model
 from slak_mm.training.recalibrate import recalibrate
 
@@ -33,7 +33,7 @@ def main(argv=None):
     with refusing(args.config):
         model = build_model(cfg)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    check_images(loader.dataset, classes_of(model))
+    enforce(check_split(Split('train', loader, model)))
     checkpoint = CheckpointLoader.load_checkpoint(source(args.checkpoint), map_location='cpu')
     with named(args.checkpoint):
         check_fits(checkpoint['state_dict'], model)

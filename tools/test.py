@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from slak_mm.checkpoints import named, source
-from slak_mm.checks import Setup, check_data
+from slak_mm.checks import Setup
 from slak_mm.deploy.evaluation import PrepareModelHook, remove_ema, set_show_dir, set_tta
 from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
@@ -28,7 +28,6 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = common.load_config(args)
     prepare_cpu_launch(cfg)
-    check_data(cfg, 'test')
     cfg.load_from = source(args.checkpoint)
     cfg.resume = False
     with named(args.checkpoint), Setup(args.config) as setup:

@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from slak_mm.checkpoints import source
-from slak_mm.checks import Setup, check_data
+from slak_mm.checks import Setup
 from slak_mm.reliability.options import set_reliable_hooks, set_resume
 from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
@@ -30,7 +30,6 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = common.load_config(args)
     prepare_cpu_launch(cfg)
-    check_data(cfg, 'train', 'val')
     with Setup(args.config) as setup:
         if args.amp:
             set_amp(cfg)

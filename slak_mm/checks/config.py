@@ -11,7 +11,6 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import InputError
-from .annotations import check_detection_data
 from .refusing import refusing
 
 # of a config: what the Runner takes, what it looks up as well, and what the tools do
@@ -78,21 +77,3 @@ def set_loader_defaults(cfg: Config) -> None:
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
-
-
-def check_data(cfg: Config, *splits: str) -> None:
-    """Reads the annotations of a detector's data sets; those of other libraries are left alone.
-
-    Args:
-        cfg (Config): As :func:`load_config` returns it.
-        *splits (str): Of 'train', 'val' and 'test'.
-
-    Raises:
-        DataError: mmdet would pass over some of them in silence: see :func:`check_detection_data`.
-    """
-    if cfg.get('default_scope') == 'mmdet':
-        for split in splits:
-            loader = cfg.get(f'{split}_dataloader')
-            if loader:
-                with refusing(f'{split}_dataloader'):
-                    check_detection_data(loader.dataset)

@@ -1,0 +1,202 @@
+"""Objects and labels as a data set has parsed them: all of them, since they are in memory."""
+from dataclasses import dataclass
+from typing import Any, Iterator, List, Optional
+
+import numpy as np
+from mmengine.fileio import load
+
+from .findings import ERROR, FINE, WARNING, Finding, listed
+from .items import results_of
+from .split import Split, classes_of, isolate, source_of, transforms_of
+
+MOST = 20  # suspicious items that are run through the pipeline, of a data set
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The N objects of a data set's images, those that are to be ignored left out.
+
+    Args:
+        items (ndarray): (N, ), number of the image in the data set.
+        labels (ndarray): (N, ).
+        boxes (ndarray): (N, 4), left, top, right, bottom; nan where an object has no such box.
+        sizes (ndarray): (N, 2), width and height of its image; 0 where they are not known.
+        masked (ndarray): (N, ), whether it has a mask.
+    """
+
+    items: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    sizes: np.ndarray
+    masked: np.ndarray
+    unusable: np.ndarray
+
+
+def gather(dataset: Any) -> Instances:
+    """Reads what a data set has parsed, once from first to last. An image with one label counts as one object without a box."""
+    items: List[int] = []
+    labels: List[int] = []
+    boxes: List[Any] = []
+    sizes: List[Any] = []
+    masks: List[bool] = []
+    unusable: List[bool] = []
+    no_box = (np.nan, ) * 4
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        if not isinstance(info, dict):
+            continue
+        found = info.get('instances')
+        if found is None:
+            label = info.get('gt_label')
+            found = [dict(bbox_label=each) for each in (label if isinstance(label, (list, tuple, np.ndarray)) else [label])]
+        size = info.get('width') or 0, info.get('height') or 0
+        for instance in found:
+            label = instance.get('bbox_label')
+            if instance.get('ignore_flag') or not isinstance(label, (int, np.integer)):
+                continue
+            box, mask = instance.get('bbox'), instance.get('mask')
+            items.append(i)
+            labels.append(int(label))
+            boxes.append(no_box if box is None or len(box) != 4 else box)
+            sizes.append(size)
+            masks.append(mask is not None)
+            unusable.append(isinstance(mask, list) and not any(len(part) % 2 == 0 and len(part) >= 6 for part in mask))
+    return Instances(np.array(items, int), np.array(labels, int), np.array(boxes, float).reshape(-1, 4),
+                     np.array(sizes, float).reshape(-1, 2), np.array(masks, bool), np.array(unusable, bool))
+
+
+def check_instances(split: Split) -> Iterator[Finding]:
+    """Boxes without area or outside their image, objects without a mask where masks are trained, labels that no head knows, and
+    classes that no object has.
+
+    What a transform of the pipeline takes away, as ``FilterAnnotations`` does, is no fault: a suspicious image is run through it.
+    """
+    for dataset in split.datasets:
+        found = gather(dataset)
+        yield from _check_labels(split, dataset, found)
+        if np.isfinite(found.boxes).any() or any(head.name.partition('.')[0] in ('bbox_head', 'roi_head') for head in split.heads):
+            yield from _check_boxes(split, dataset, found)
+
+
+def _check_labels(split: Split, dataset: Any, found: Instances) -> Iterator[Finding]:
+    classes, source = classes_of(dataset), source_of(dataset)
+    numbers = [head.num_classes for head in split.heads] + ([len(classes)] if classes else [])
+    if not len(found.labels) or not numbers:
+        return
+    most = max(numbers) if np.isfinite(found.boxes).any() else min(numbers)
+    wrong = np.flatnonzero((found.labels < 0) | (found.labels >= most))
+    if len(wrong):
+        info = dataset.get_data_info(int(found.items[wrong[0]]))
+        yield Finding(ERROR, f'{_path(info, source)} has the label {found.labels[wrong[0]]}, but there are {most} classes: 0 to '
+                             f'{most - 1}. Fix the data, the classes of the data set or num_classes of the model.')
+        return
+    if not classes:
+        return
+    counts = np.bincount(found.labels, minlength=len(classes))
+    never = [name.partition(',')[0] for name, count in zip(classes, counts) if not count]  # ImageNet's have synonyms
+    what = 'images' if np.isnan(found.boxes).all() else 'objects'
+    text = f'{source}: {len(found.labels)} {what} of {len(classes) - len(never)} of {len(classes)} classes'
+    if never and split.training:
+        yield Finding(WARNING, f'{text}; there is none of {listed(never, 6)}. The model will not learn them.')
+    else:
+        yield Finding(FINE, f'{text}, each known to the model.')
+
+
+def _check_boxes(split: Split, dataset: Any, found: Instances) -> Iterator[Finding]:
+    source, (left, top, right, bottom) = source_of(dataset), found.boxes.T
+    if split.training and not len(found.labels):
+        yield Finding(WARNING, f'{source}: no image shows an object. A model that is trained on them finds nothing.')
+    width, height = np.where(found.sizes > 0, found.sizes, np.inf).T
+    boxed = ~np.isnan(found.boxes).all(1)
+    flat = boxed & ~((right > left) & (bottom > top))
+    outside = boxed & ~flat & ((right <= 0) | (bottom <= 0) | (left >= width) | (top >= height))
+    for bad, what in ((flat, 'has no area'), (outside, 'lies outside its image')):
+        where = np.flatnonzero(bad)
+        if len(where) and split.training:
+            yield from _refuse_boxes(split, dataset, found, where, what)
+    if split.training:
+        yield from _check_masks(dataset, found)
+    if len(found.labels) and not (flat | outside).any():
+        yield Finding(FINE, f'{source}: {boxed.sum()} boxes have an area and lie in their images.')
+
+
+def _refuse_boxes(split: Split, dataset: Any, found: Instances, where: np.ndarray, what: str) -> Iterator[Finding]:
+    """An error for the first box that the model would be given."""
+    probe = isolate(dataset)
+    images = np.unique(found.items[where])
+    for item in images[:MOST]:
+        results = results_of(probe, int(item))
+        if results is None or not _has_bad_box(results):
+            continue
+        first = where[found.items[where] == item][0]
+        info = dataset.get_data_info(int(item))
+        box = ', '.join(f'{x:g}' for x in found.boxes[first])
+        size = f' of {info["width"]}x{info["height"]}' if 'outside' in what and info.get('width') else ''
+        names = classes_of(dataset)
+        name = f' of class {names[found.labels[first]]!r}' if found.labels[first] < len(names) else ''
+        remedy = ('Correct or remove it, or have the pipeline leave such boxes out: after LoadAnnotations, '
+                  "dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False)")
+        if 'xml_path' in info and 'area' in what:
+            remedy += "; or set filter_cfg=dict(bbox_min_size=1) in the data set, which ignores them"
+        more = f' ({len(where)} such boxes in {len(images)} images.)' if len(where) > 1 else ''
+        yield Finding(ERROR, f'{_path(info, source_of(dataset))}: a box{name} {what}{size}: left, top, right, bottom are {box}'
+                             f'{_annotation(dataset, info, found.boxes[first])}; its loss can be nan. {remedy}.{more}')
+        return
+
+
+def _has_bad_box(results: Any) -> bool:
+    """Whether an item, as the pipeline gives it, still has a box without area that is not to be ignored."""
+    sample = results.get('data_samples') if isinstance(results, dict) else None
+    boxes = getattr(getattr(sample, 'gt_instances', None), 'bboxes', None)
+    if boxes is None:
+        return True
+    boxes = np.asarray(getattr(boxes, 'tensor', boxes)).reshape(-1, 4)
+    left, top, right, bottom = boxes.T
+    flat = ~((right > left) & (bottom > top))
+    height, width = getattr(sample, 'img_shape', (np.inf, np.inf))[:2]
+    return bool((flat | (right <= 0) | (bottom <= 0) | (left >= width) | (top >= height)).any())
+
+
+def _check_masks(dataset: Any, found: Instances) -> Iterator[Finding]:
+    if not any(getattr(transform, 'with_mask', False) for transform in transforms_of(dataset) or ()):
+        return
+    source, missing = source_of(dataset), np.flatnonzero(~found.masked)
+    if len(missing):
+        info = dataset.get_data_info(int(found.items[missing[0]]))
+        yield Finding(ERROR, f'{source}: an object in {_path(info, source)}{_annotation(dataset, info, found.boxes[missing[0]])} has '
+                             f'no segmentation, but the pipeline loads masks (with_mask=True); so have {len(missing)} of '
+                             f'{len(found.labels)} objects. Add their polygons, remove them, or train boxes alone.')
+        return
+    unusable = np.flatnonzero(found.unusable)
+    if len(unusable):
+        info = dataset.get_data_info(int(found.items[unusable[0]]))
+        yield Finding(WARNING, f'{source}: {len(unusable)} of {len(found.labels)} objects have no polygon of three points (an even '
+                               f'number of coordinates, 6 or more), and mmdetection ignores them; the first is in '
+                               f'{_path(info, source)}{_annotation(dataset, info, found.boxes[unusable[0]])}.')
+    elif len(found.labels):
+        yield Finding(FINE, f'{source}: each of {len(found.labels)} objects has a mask.')
+
+
+def _path(info: dict, source: str) -> str:
+    return str(info.get('xml_path') or info.get('img_path') or source)
+
+
+def _annotation(dataset: Any, info: dict, box: np.ndarray) -> str:
+    """`` (annotation 17 of FILE)`` of a data set in COCO's format. The file is read again, as mmdet does not keep the numbers."""
+    if not hasattr(dataset, 'cat_ids'):
+        return ''
+    number = _annotation_id(dataset, info, box)
+    return '' if number is None else f' (annotation {number} of {dataset.ann_file})'
+
+
+def _annotation_id(dataset: Any, info: dict, box: np.ndarray) -> Optional[int]:
+    try:
+        annotations = load(dataset.ann_file, file_format='json', backend_args=dataset.backend_args)['annotations']
+        for annotation in annotations:
+            if annotation['image_id'] == info.get('img_id'):
+                x, y, width, height = annotation['bbox']
+                if np.allclose((x, y, x + width, y + height), box):
+                    return annotation['id']
+    except (KeyError, TypeError, ValueError):  # it was only for the message
+        pass
+    return None
