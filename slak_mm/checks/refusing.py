@@ -14,6 +14,8 @@ from .split import classes_of, source_of
 
 REFUSED = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
 
+NOT_ANNOTATIONS = ('', '.py', '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')  # files that a data set mentions while it reads others
+
 
 @contextmanager
 def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
@@ -53,7 +55,7 @@ def _file_that_is_read(frames: List[FrameType]) -> Optional[str]:
         return None
     for frame in reversed(frames[loading[0]:]):
         for value in frame.f_locals.values():
-            if isinstance(value, str) and osp.splitext(value)[1] not in ('', '.py') and osp.isfile(value):
+            if isinstance(value, str) and osp.splitext(value)[1].lower() not in NOT_ANNOTATIONS and osp.isfile(value):
                 return value
     return getattr(frames[loading[0]].f_locals.get('self'), 'ann_file', None) or None
 
