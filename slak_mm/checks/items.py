@@ -14,12 +14,12 @@ from .split import transforms_of
 
 
 @contextmanager
-def same_random() -> Iterator[None]:
+def same_random(seed: int = 0) -> Iterator[None]:
     """Within it random numbers are the same each time; afterwards they go on as if nothing had drawn any."""
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(0)
-    np.random.seed(0)
-    torch.random.default_generator.manual_seed(0)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.random.default_generator.manual_seed(seed)
     try:
         yield
     finally:
@@ -60,9 +60,9 @@ def steps(dataset: Any, i: int) -> Iterator[Tuple[Any, Any]]:
             return
 
 
-def results_of(dataset: Any, i: int) -> Any:
+def results_of(dataset: Any, i: int, seed: int = 0) -> Any:
     """What a data set's pipeline gives of item ``i``; None if it drops it. The errors are those of :func:`steps`."""
-    with same_random():
+    with same_random(seed):
         return list(steps(dataset, i))[-1][1]
 
 

@@ -70,7 +70,7 @@ def empty(dataset) -> DataError:
     if infos and classes:
         names = names_in_file(dataset, infos)
         found = f' The file has: {listed(names)}.' if names else ''
-        return DataError(f'{source}: no image shows an object of the classes {listed(classes)}: each of {len(infos)} images is filtered.'
+        return DataError(f'{source}: no image shows an object of the classes {listed(classes)}: all {len(infos)} are filtered.'
                          f"{found} metainfo=dict(classes=(...)) of the data set names the classes; "
                          'filter_cfg=dict(filter_empty_gt=False) keeps images without objects.')
     if infos:
