@@ -62,7 +62,8 @@ FIRST = 'training/ADE_train_00000001'
 BROKEN = {
     'a model that does not exist': ('seg', lambda cfg, root: cfg.model.update(type='Unet'), ['model', 'Unet']),
     'a hook with an option that it has not': (
-        'seg', lambda cfg, root: cfg.update(custom_hooks=[dict(type='slak_mm.SparsityHook', sparsty=.4)]), ['custom_hooks', 'sparsty']),
+        'seg', lambda cfg, root: cfg.update(custom_hooks=[dict(type='slak_mm.SparsityHook', sparsty=.4)]),
+        ['custom_hooks', 'sparsty']),
     'a missing label map': ('seg', lambda cfg, root: (root / f'annotations/{FIRST}.png').unlink(), [FIRST, 'it is the label map of']),
     'colours for labels': (
         'seg', lambda cfg, root: repaint(root / f'annotations/{FIRST}.png', lambda labels: np.stack([labels] * 3, -1)),
@@ -80,7 +81,8 @@ BROKEN = {
     'an object without a mask': (
         'coco', lambda cfg, root: edit(root / TRAIN_JSON, lambda content: content['annotations'][0].update(segmentation=[])),
         ['has no segmentation']),
-    'a box without area': ('voc', lambda cfg, root: shrink_box(root / 'VOC2007/Annotations/000002.xml'), ['000002.xml', 'has no area']),
+    'a box without area': (
+        'voc', lambda cfg, root: shrink_box(root / 'VOC2007/Annotations/000002.xml'), ['000002.xml', 'has no area']),
     'a label that is none': (
         'cls', lambda cfg, root: (root / 'meta/train.txt').write_text('ILSVRC2012_val_00000001.JPEG 1000\n'), ['train']),
     'a test of other images': (

@@ -1,5 +1,4 @@
 """Data sets that are odd and valid: what the stock tools train on, ours train on, with nothing but checks in between."""
-import shutil
 
 import numpy as np
 import pytest
