@@ -1,18 +1,19 @@
 """What the model is given: batches, as the loader collates them and the model's preprocessor makes them one tensor."""
 from collections import Counter
 from copy import deepcopy
-from typing import Any, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
+from ..errors import UserError
 from ..models import SLaK
 from .findings import ERROR, FINE, WARNING, Finding, listed
 from .images import ignored_labels
 from .items import same_random
-from .split import Split, classes_of, isolate, source_of
+from .split import Split, classes_of, isolate, source_of, transforms_of
 
 MOST = 8  # images of the batch that is made
 
@@ -25,9 +26,17 @@ def check_batch(split: Split) -> Iterator[Finding]:
     """
     source = source_of(split.datasets[0]) if split.datasets else type(split.loader.dataset).__name__
     size = min(getattr(split.loader, 'batch_size', None) or 1, MOST, len(split.loader.dataset))
+    if any(type(transform).__name__ == 'TestTimeAug' for dataset in split.datasets for transform in transforms_of(dataset) or ()):
+        return  # each item is several images, for a model that is wrapped
     with same_random():
         dataset = isolate(split.loader.dataset)
-        items = [dataset[i] for i in range(size)]
+        try:
+            items = [dataset[i] for i in range(size)]
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # of a wrapper's own transforms
+            yield Finding(ERROR, f'{source}: {type(dataset).__name__} gives no items: {type(error).__name__}: {_first_line(error)}.')
+            return
         try:
             batch = split.loader.collate_fn(items)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -44,7 +53,7 @@ def check_batch(split: Split) -> Iterator[Finding]:
                                  f'{_first_line(error)}. Their images are {listed(_shapes(items))} (channels, height, width). '
                                  'Compare its mean, std, size and num_classes with them.')
             return
-        except LookupError:  # it counts iterations, which have not begun
+        except (AttributeError, LookupError):  # it counts iterations, which have not begun, or takes another kind of batch
             return
     inputs = batch.get('inputs') if isinstance(batch, dict) else None
     if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
@@ -56,7 +65,7 @@ def check_batch(split: Split) -> Iterator[Finding]:
 
 def _check_scores(split: Split, source: str, batch: dict) -> Iterator[Finding]:
     """Mixed labels, as mixup and CutMix make them, have a number for each class that the preprocessor knows."""
-    score = getattr((batch.get('data_samples') or [None])[0], 'gt_score', None)
+    score: Any = getattr((batch.get('data_samples') or [None])[0], 'gt_score', None)
     wrong = [head for head in split.heads if score is not None and len(score) != head.num_classes]
     if wrong:
         yield Finding(ERROR, f'{source}: data_preprocessor.num_classes is {len(score)}, {wrong[0].name} tells {wrong[0].num_classes} '
@@ -73,10 +82,11 @@ def _shapes(items: List[Any]) -> List[str]:
 
 
 def _check_channels(split: Split, source: str, inputs: torch.Tensor) -> Iterator[Finding]:
-    backbone = getattr(split.model, 'backbone', None)
+    backbone: Any = getattr(split.model, 'backbone', None)
     if not isinstance(backbone, SLaK):
         return
-    own, given = backbone.downsample_layers[0][0].in_channels, inputs.shape[1]
+    stem: Any = backbone.downsample_layers[0]
+    own, given = stem[0].in_channels, inputs.shape[1]
     if own == given:
         yield Finding(FINE, f'{source}: images of {given} channels, as the backbone takes them.')
     else:
@@ -137,7 +147,7 @@ def check_last_batch(split: Split) -> Iterator[Finding]:
 
 def _norms_that_need_two(split: Split) -> str:
     """Which batch norm stops at a batch of one image, as ``the batch norm decode_head.psp_modules.0.1.bn``; empty if none does."""
-    model = split.model
+    model: Any = split.model
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     if not norms or (get_world_size() > 1 and any(isinstance(module, SyncBatchNorm) for module in norms.values())):
         return ''  # those of several processes take the images of all
@@ -178,7 +188,7 @@ def check_metrics(split: Split) -> Iterator[Finding]:
 
 
 def _check_images(split: Split, name: str, images: set) -> Iterator[Finding]:
-    missing = Counter()
+    missing: Dict[str, int] = Counter()
     for dataset in split.datasets:
         numbers = [dataset.get_data_info(i).get('img_id') for i in range(len(dataset))]
         missing[source_of(dataset)] += sum(number not in images for number in numbers)

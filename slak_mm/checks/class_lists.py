@@ -95,21 +95,21 @@ def _check_categories(dataset: Any) -> Iterator[Finding]:
 
 def _compare(path: str, classes: Sequence[str], own: List[str], counts: List[int], in_file: List[str]) -> Iterator[Finding]:
     """``own``: the file's name of each label, with the number of its objects; ``in_file``: all names of the file."""
-    wrong = sum(count for i, count in enumerate(counts) if i >= len(classes) or own[i] != classes[i])
-    shifted = any(i >= len(classes) or own[i] != classes[i] for i in range(len(own)))
+    other = [i for i in range(len(own)) if i >= len(classes) or own[i] != classes[i]]
+    moved = [i for i in other if i >= len(classes) or own[i] in classes or classes[i] in own]
     missing = [name for name in classes if name not in in_file]
     misspelt = _misspelt(missing, {name for name in in_file if name not in classes})
-    what = f'{wrong} of {sum(counts)} objects would get the name of another class'
-    if missing and (misspelt or shifted and len(own) < len(classes)):
+    what = f'{sum(counts[i] for i in other)} of {sum(counts)} objects would get the name of another class'
+    if missing and len(own) < len(classes) and (misspelt or moved):
         hint = '; '.join(f'{name!r}: {misspelt[name]!r} is meant?' if name in misspelt else repr(name) for name in missing[:5])
-        effect = f'labels are numbered without it, and {what}' if shifted else 'its objects are left out'
+        effect = f'labels are numbered without it, and {what}' if moved else 'its objects are left out'
         yield Finding(ERROR, f'{path}: the classes of the config are not all in it, {hint}; {effect}. The file has: '
                              f'{listed(in_file, 30)}.')
-    elif shifted and set(own) & set(classes):
+    elif moved:
         yield Finding(ERROR, f"{path} has its classes in another order than the config: {what}, as label i is the file's i-th. Write "
                              f"metainfo=dict(classes=({', '.join(map(repr, own))},)) in each data set; the config has "
                              f'({", ".join(map(repr, classes))}).')
-    elif shifted:
+    elif other:
         yield Finding(WARNING, f'{path} calls its classes {listed(own, 5)}, the config {listed(classes, 5)}: they are matched by '
                                'their order alone.')
     elif missing:
@@ -137,13 +137,15 @@ def _plain(name: str) -> str:
 
 def _check_objects(dataset: Any) -> Iterator[Finding]:
     """Of VOC's format: mmdetection leaves out objects of other names. The files of a sample are read again for them."""
-    classes, found, where = classes_of(dataset), Counter(), {}
+    classes = classes_of(dataset)
+    found: Dict[str, int] = Counter()
+    where: Dict[str, str] = {}
     infos = dataset.load_data_list() if len(dataset) <= MOST_FILES else None  # those without an object that is kept, too
     for i in spread(len(dataset if infos is None else infos), MOST_FILES):
         path = (dataset.get_data_info(i) if infos is None else infos[i])['xml_path']
-        for name in _objects(path, dataset):
-            found[name.text or ''] += 1
-            where.setdefault(name.text or '', path)
+        for each in _objects(path, dataset):
+            found[each.text or ''] += 1
+            where.setdefault(each.text or '', path)
     unknown = sorted(set(found) - set(classes))
     never = [name for name in classes if name not in found]
     misspelt = _misspelt(never, set(unknown))
@@ -199,12 +201,9 @@ def check_heads(split: Split) -> Iterator[Finding]:
 
 def check_splits(splits: Sequence[Split]) -> Iterator[Finding]:
     """Compares validation and test with the training: the same names for the same labels."""
-    by_name = {split.name: split for split in splits}
-    train = by_name.get('train')
-    for split in splits if train else ():
-        for dataset in split.datasets if split is not train else ():
-            for trained in train.datasets[:1]:
-                yield from _compare_splits(trained, dataset)
+    trained = [dataset for split in splits if split.training for dataset in split.datasets[:1]]
+    for dataset in [dataset for split in splits if not split.training for dataset in split.datasets] if trained else ():
+        yield from _compare_splits(trained[0], dataset)
 
 
 def _compare_splits(trained: Any, dataset: Any) -> Iterator[Finding]:

@@ -78,12 +78,14 @@ def check_items(split: Split) -> Iterator[Finding]:
 
 def _look(split: Split, dataset: Any, i: int) -> Tuple[Optional[Finding], Set[int], bool]:
     """What is wrong with item ``i``, the labels of its label map, and whether the pipeline keeps it."""
-    finding, labels, results, info, seen = None, set(), None, {}, set()
+    finding: Optional[Finding] = None
+    labels: Set[int] = set()
+    seen: Set[str] = set()
+    results: Any = None
     with same_random():
         for transform, results in steps(dataset, i):
             if not isinstance(results, dict):
                 continue
-            info = dict(results) if transform is None else info
             new = {key for key in ('img', 'gt_seg_map') if isinstance(results.get(key), np.ndarray)} - seen
             seen |= new
             path = results.get('img_path')
@@ -154,6 +156,8 @@ def check_label_map(split: Split, dataset: Any, transform: Any, results: dict) -
     """
     labels, image = results['gt_seg_map'], results['img']
     path = str(results.get('seg_map_path') or results.get('img_path'))
+    if labels.ndim != 2 and getattr(transform, 'imdecode_backend', None) is None:
+        return  # of volumes, or of several layers
     if labels.ndim != 2:
         raise DataError(f'{path} has {labels.shape[-1]} channels: a label map has one, the index of each class. Save the indices, not '
                         'the colours of a palette.')

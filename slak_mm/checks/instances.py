@@ -5,7 +5,7 @@ from typing import Any, Iterator, List, Optional
 import numpy as np
 from mmengine.fileio import load
 
-from .findings import ERROR, FINE, WARNING, Finding, listed
+from .findings import ERROR, FINE, WARNING, DataError, Finding, listed
 from .items import results_of
 from .split import Split, classes_of, isolate, source_of, transforms_of
 
@@ -115,8 +115,7 @@ def _check_boxes(split: Split, dataset: Any, found: Instances) -> Iterator[Findi
         where = np.flatnonzero(bad)
         if len(where) and split.training:
             yield from _refuse_boxes(split, dataset, found, where, what)
-    if split.training:
-        yield from _check_masks(dataset, found)
+    yield from _check_masks(dataset, found)
     if len(found.labels) and not (flat | outside).any():
         yield Finding(FINE, f'{source}: {boxed.sum()} boxes have an area and lie in their images.')
 
@@ -163,7 +162,7 @@ def _check_masks(dataset: Any, found: Instances) -> Iterator[Finding]:
     if not any(getattr(transform, 'with_mask', False) for transform in transforms_of(dataset) or ()):
         return
     source, missing = source_of(dataset), np.flatnonzero(~found.masked)
-    if len(missing):
+    if len(missing) and not _passes(isolate(dataset), int(found.items[missing[0]])):
         info = dataset.get_data_info(int(found.items[missing[0]]))
         yield Finding(ERROR, f'{source}: an object in {_path(info, source)}{_annotation(dataset, info, found.boxes[missing[0]])} has '
                              f'no segmentation, but the pipeline loads masks (with_mask=True); so have {len(missing)} of '
@@ -175,8 +174,17 @@ def _check_masks(dataset: Any, found: Instances) -> Iterator[Finding]:
         yield Finding(WARNING, f'{source}: {len(unusable)} of {len(found.labels)} objects have no polygon of three points (an even '
                                f'number of coordinates, 6 or more), and mmdetection ignores them; the first is in '
                                f'{_path(info, source)}{_annotation(dataset, info, found.boxes[unusable[0]])}.')
-    elif len(found.labels):
+    elif len(found.labels) and not len(missing):
         yield Finding(FINE, f'{source}: each of {len(found.labels)} objects has a mask.')
+
+
+def _passes(dataset: Any, item: int) -> bool:
+    """Whether its pipeline takes an item: a loader may find masks elsewhere, as that of panoptic data does."""
+    try:
+        results_of(dataset, item)
+        return True
+    except DataError:
+        return False
 
 
 def _path(info: dict, source: str) -> str:

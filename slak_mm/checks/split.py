@@ -80,6 +80,7 @@ def heads_of(model: nn.Module) -> Iterator[Head]:
 
 def unwrap_dataset(dataset: Any) -> Iterator[Any]:
     """The data sets in wrappers (repeated, concatenated, of several images), or the data set itself."""
+    dataset = _behind(dataset)
     inner = getattr(dataset, 'datasets', [dataset.dataset] if hasattr(dataset, 'dataset') else None)
     if inner is None:
         yield dataset
@@ -87,15 +88,22 @@ def unwrap_dataset(dataset: Any) -> Iterator[Any]:
         yield from unwrap_dataset(wrapped)
 
 
+def _behind(dataset: Any) -> Any:
+    """The data set to which a proxy (mmengine's of ``num_batch_per_epoch``) hands on all that it is asked."""
+    while '_dataset' in getattr(dataset, '__dict__', {}):
+        dataset = vars(dataset)['_dataset']
+    return dataset
+
+
 def isolate(dataset: Any) -> Any:
     """A shallow copy whose pipelines are deep ones: what a transform keeps (a cache of images) stays as it is in the original."""
-    clone = copy(dataset)
-    if hasattr(dataset, 'pipeline'):
-        clone.pipeline = deepcopy(dataset.pipeline)
-    if hasattr(dataset, 'dataset'):
-        clone.dataset = isolate(dataset.dataset)
-    if hasattr(dataset, 'datasets'):
-        clone.datasets = [isolate(inner) for inner in dataset.datasets]
+    clone = copy(_behind(dataset))
+    if hasattr(clone, 'pipeline'):
+        clone.pipeline = deepcopy(clone.pipeline)
+    if hasattr(clone, 'dataset'):
+        clone.dataset = isolate(clone.dataset)
+    if hasattr(clone, 'datasets'):
+        clone.datasets = [isolate(inner) for inner in clone.datasets]
     return clone
 
 

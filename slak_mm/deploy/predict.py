@@ -137,7 +137,7 @@ def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loa
 def _classify(inferencer: Any, image: str, out: str, load: Loader) -> Dict[str, Any]:
     from mmpretrain.visualization import UniversalVisualizer
     pixels = load(image)
-    sample = inferencer(pixels, return_datasamples=True)[0]
+    sample = inferencer.forward(next(iter(inferencer.preprocess([pixels]))))[0]
     inferencer.visualizer = inferencer.visualizer or UniversalVisualizer()
     inferencer.visualizer.visualize_cls(as_picture(pixels), sample, classes=inferencer.classes, draw_gt=False,
                                         name=Path(image).name, out_file=str(Path(out, f'{Path(image).stem}.png')))
