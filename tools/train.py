@@ -1,4 +1,4 @@
-"""Trains a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+"""Trains a config of mmpretrain, mmdet or mmsegmentation: its default_scope, or its model, says which."""
 from contextlib import nullcontext
 
 import common

@@ -6,7 +6,7 @@ from typing import Iterator
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 
-from ..checkpoints import SCHEME, CheckpointError
+from ..checkpoints import SCHEME, CheckpointError, match_names
 from ..errors import TRACEBACK, InputError, UserError
 from ..models.wrappers import unwrap
 from .images import check_images, classes_of, empty
@@ -75,9 +75,10 @@ class Setup(Hook):
     before_test = before_train
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Refuses to resume from weights alone."""
+        """Refuses to resume from weights alone; gives the weights the names that the model has for them."""
         meta, path = checkpoint.get('meta', {}), runner._load_from.replace(SCHEME, '')
         self._what = f'{path}, with {self._what}'
         if runner._resume and not all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter')):
             raise CheckpointError(f'{path} holds weights, but not where a training stopped: it cannot be resumed. Start '
                                   'a training from it with --pretrained.')
+        match_names(checkpoint['state_dict'], unwrap(runner.model))

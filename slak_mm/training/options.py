@@ -5,8 +5,11 @@ from typing import Optional
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 
 from ..errors import InputError
+from ..registry import class_of
 
 
 def set_amp(cfg: Config) -> None:
@@ -15,9 +18,9 @@ def set_amp(cfg: Config) -> None:
     Raises:
         InputError: The config has an optimizer wrapper of its own.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
+    kind = class_of(cfg.optim_wrapper, OPTIM_WRAPPERS, cfg.get('default_scope')) if 'type' in cfg.optim_wrapper else OptimWrapper
+    if kind not in (OptimWrapper, AmpOptimWrapper):
+        raise InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {cfg.optim_wrapper.type}.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
