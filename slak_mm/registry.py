@@ -41,16 +41,17 @@ def class_of(cfg: Optional[dict], registry: Registry, scope: Optional[str] = Non
         scope (str, optional): The ``default_scope`` of the whole config. Defaults to None: the current one.
 
     Returns:
-        type, optional: None if there is no type, or it is not registered: building it says so better.
+        type, optional: None if there is no type, or it is not registered (building it says so better), or a function.
     """
     kind = cfg.get('type') if isinstance(cfg, dict) else None
     if not isinstance(kind, str):
         return kind if isinstance(kind, type) else None
     with registry.switch_scope_and_registry(cfg.get('_scope_') or scope) as current:  # type: ignore[union-attr]
         try:
-            return current.get(kind)
+            found = current.get(kind)
         except RuntimeError:
-            return None
+            found = None
+    return found if isinstance(found, type) else None
 
 
 def is_a(cfg: Optional[dict], name: str, registry: Registry, scope: Optional[str] = None) -> bool:

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..registry import library_of
 from .annotations import check_detection_data
 from .refusing import refusing
+from .settings import check_settings
 
 # of a config: what the Runner takes, what it looks up as well, and what the tools do
 SETTINGS = {*inspect.signature(Runner).parameters, 'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports',
@@ -45,6 +46,10 @@ def load_config(path: Union[str, Path], options: Optional[dict] = None, work_dir
         import_module(cfg.get('default_scope') or 'mmengine')  # of a library that is not there, mmengine uses others
         library = library_of(cfg)
     check_names(cfg, known, str(path))
+    try:
+        check_settings(cfg)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
     cfg.launcher = launcher
     if work_dir or not cfg.get('work_dir'):
         cfg.work_dir = work_dir or str(Path('work_dirs') / Path(path).stem)

@@ -10,6 +10,7 @@ from ..checkpoints import SCHEME, CheckpointError, match_names
 from ..errors import TRACEBACK, InputError, UserError
 from ..models.wrappers import unwrap
 from .images import check_images, classes_of, empty
+from .settings import check_custom_keys
 
 REFUSED = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
 
@@ -65,6 +66,8 @@ class Setup(Hook):
                 raise error
 
     def before_run(self, runner) -> None:
+        if runner._train_loop is not None:
+            check_custom_keys(runner.cfg, unwrap(runner.model))
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if hasattr(loop, 'dataloader'):  # it is built, because it will run
                 check_images(loop.dataloader.dataset, classes_of(unwrap(runner.model)))
