@@ -6,17 +6,19 @@ from typing import Any, Iterable, Iterator, List, Optional, Tuple, cast
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from ..models.build import build_model
+from ..registry import enter_scope
 from .batches import check_batch, check_last_batch, check_metrics
 from .class_lists import check_class_names, check_heads, check_splits
 from .findings import ERROR, FINE, Finding, collect
 from .images import check_files, check_items
 from .instances import check_instances
 from .refusing import refusing
+from .settings import check_custom_keys
 from .split import Split
 
 # in this order: what the later ones take for granted, the earlier ones have checked
@@ -56,7 +58,7 @@ def check_config(cfg: Config) -> Iterator[Finding]:
     Yields:
         Finding: Of each part. After an error the next part is checked all the same.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    enter_scope(cfg)
     cfg = deepcopy(cfg)
     model, findings = _build_model(cfg)
     yield from findings
@@ -95,6 +97,7 @@ def _build_model(cfg: Config) -> Tuple[Optional[nn.Module], List[Finding]]:
             model = build_model(cfg)
         yield Finding(FINE, f'model: {type(model).__name__} of {sum(p.numel() for p in model.parameters()):,} parameters.')
         if cfg.get('optim_wrapper'):
+            check_custom_keys(cfg, model)
             with refusing('optim_wrapper'):
                 optimizer = getattr(build_optim_wrapper(model, cfg.optim_wrapper), 'optimizer', None)
             yield Finding(FINE, f'optim_wrapper: {type(optimizer).__name__}.')

@@ -3,11 +3,12 @@ from typing import Any, List
 
 from mmengine.hooks import Hook
 
-from ..checkpoints import SCHEME, CheckpointError
+from ..checkpoints import SCHEME, CheckpointError, match_names
 from ..models.wrappers import unwrap
 from .everything import check_all
 from .findings import enforce
 from .refusing import refusing
+from .settings import check_custom_keys
 from .split import Split
 
 
@@ -35,6 +36,8 @@ class Setup(Hook):
                 raise error
 
     def before_run(self, runner) -> None:
+        if runner._train_loop is not None:
+            check_custom_keys(runner.cfg, unwrap(runner.model))
         enforce(check_all(splits_of(runner)))
 
     def before_train(self, runner) -> None:
@@ -43,12 +46,13 @@ class Setup(Hook):
     before_test = before_train
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Refuses to resume from weights alone."""
+        """Refuses to resume from weights alone; gives the weights the names that the model has for them."""
         meta, path = checkpoint.get('meta', {}), runner._load_from.replace(SCHEME, '')
         self._what = f'{path}, with {self._what}'
         if runner._resume and not all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter')):
             raise CheckpointError(f'{path} holds weights, but not where a training stopped: it cannot be resumed. Start '
                                   'a training from it with --pretrained.')
+        match_names(checkpoint['state_dict'], unwrap(runner.model))
 
 
 def splits_of(runner: Any) -> List[Split]:

@@ -1,17 +1,22 @@
 """Predictions by OpenMMLab's own inferencers, with what they do not check checked first."""
+import copy
+import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import mmcv
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import TRANSFORMS, init_default_scope
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
 from ..checks import DataError, cut_short, refusing
+from ..registry import class_of, enter_scope, library_of
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp')
 Loader = Callable[[str], np.ndarray]
@@ -27,14 +32,13 @@ def image_loader(cfg: Config) -> Loader:
         Callable: Takes a path; returns (H, W, 3), or (H, W) or (H, W, C) if the pipeline reads other images. It raises a DataError
         that names a file that is no image.
     """
-    init_default_scope(cfg.default_scope)
+    enter_scope(cfg)
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
         dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    kinds = [(str(getattr(step['type'], '__name__', step['type'])).rpartition('.')[2], step) for step in dataset.get('pipeline', ())]
-    step = next((step for kind, step in kinds if kind.startswith('LoadImage')), dict(type='mmcv.LoadImageFromFile'))
+    steps = [step for step in dataset.get('pipeline') or () if _name_of(step, cfg).startswith('LoadImage')]
     with refusing(cfg.filename or 'config'):
-        transform = TRANSFORMS.build(step)
+        transform = TRANSFORMS.build(steps[0] if steps else dict(type=LoadImageFromFile))
 
     def load(path: str) -> np.ndarray:
         try:
@@ -48,6 +52,10 @@ def image_loader(cfg: Config) -> Loader:
         return image
 
     return load
+
+
+def _name_of(step: dict, cfg: Config) -> str:
+    return getattr(class_of(step, TRANSFORMS, cfg.get('default_scope')), '__name__', '')
 
 
 def find_images(path: Path, load: Loader) -> List[str]:
@@ -74,6 +82,9 @@ def find_images(path: Path, load: Loader) -> List[str]:
 def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None) -> Any:
     """The inferencer of the config's library, with the weights of a checkpoint that fits.
 
+    It has the names and colours of classes that the file says, else those of the config's test data set. The libraries' own fallback
+    is the 80 names of COCO, or the 19 of Cityscapes, whatever the model was trained for.
+
     Args:
         cfg (Config): As :func:`slak_mm.checks.load_config` returns it.
         checkpoint (str): Path or URL, in any format.
@@ -83,19 +94,75 @@ def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None)
         CheckpointError: The file is unreadable or unsafe, or leaves weights of the model at random.
         InputError: The config cannot be built.
     """
-    init_default_scope(cfg.default_scope)
+    enter_scope(cfg)
     weights = source(checkpoint)
     with named(checkpoint), refusing(cfg.filename):
         inferencer = _build(cfg, weights, device)
-        check_fits(CheckpointLoader.load_checkpoint(weights, 'cpu')['state_dict'], inferencer.model)
+        loaded = CheckpointLoader.load_checkpoint(weights, 'cpu')
+        check_fits(loaded['state_dict'], inferencer.model)
+        _name_classes(inferencer, cfg, loaded['meta'].get('dataset_meta', {}))
     return inferencer
 
 
+def _name_classes(inferencer: Any, cfg: Config, described: Dict[str, Any]) -> None:
+    """Has an inferencer call and paint its classes as the file says, else as the config does."""
+    fallback = metainfo_of(cfg)
+    classes = described.get('classes') or fallback.get('classes')
+    if not classes:
+        print_log('Neither the checkpoint nor the config says what the classes are called: names and colours in the pictures are not '
+                  'those of the model. Set metainfo=dict(classes=(...)) of test_dataloader.dataset.', 'current', logging.WARNING)
+    elif library_of(cfg) == 'mmpretrain':
+        inferencer.classes = classes
+    elif library_of(cfg) == 'mmseg':
+        palettes = (meta.get('palette') for meta in (described, fallback))
+        palette = next((palette for palette in palettes if palette and len(palette) == len(classes)), None)
+        inferencer.model.dataset_meta = dict(classes=classes, palette=palette or _random_palette(len(classes)))
+    else:
+        inferencer.model.dataset_meta['classes'] = classes
+
+
+def _random_palette(count: int) -> List[List[int]]:
+    """That of mmseg's data sets that have none of their own."""
+    return np.random.RandomState(42).randint(0, 255, size=(count, 3)).tolist()
+
+
+def metainfo_of(cfg: Config) -> Dict[str, Any]:
+    """What a config's test data set says of its classes, whose files need not be there.
+
+    Returns:
+        dict: ``classes``, ``palette`` and more, as far as they are known. The palette is of these classes.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    kind: Any = class_of(dataset, DATASETS, cfg.get('default_scope'))
+    if not hasattr(kind, '_load_metainfo'):
+        return {}
+    found = dict(kind._load_metainfo(copy.deepcopy(dataset.get('metainfo'))))
+    colours = dict(zip(kind.METAINFO.get('classes') or (), kind.METAINFO.get('palette') or ()))
+    classes = found.get('classes') or ()
+    if len(found.get('palette') or ()) != len(classes):  # some of the data set's classes were chosen
+        found['palette'] = [colours[name] for name in classes] if colours.keys() >= set(classes) else None
+    return found
+
+
+def _with_plain_names(cfg: Config, library: Optional[str]) -> Config:
+    """A copy whose transforms for tests are called as the inferencers look for them, by their names, however the config does."""
+    cfg = copy.deepcopy(cfg)
+    for step in cfg.test_dataloader.dataset.get('pipeline') or ():
+        kind = class_of(step, TRANSFORMS, cfg.get('default_scope'))
+        if kind is not None and class_of(dict(type=kind.__name__), TRANSFORMS, library) is kind:
+            step['type'] = kind.__name__
+    return cfg
+
+
 def _build(cfg: Config, weights: str, device: Optional[str]) -> Any:
-    if cfg.default_scope == 'mmpretrain':
+    library = library_of(cfg)
+    cfg = _with_plain_names(cfg, library)
+    if library == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
         return ImageClassificationInferencer(cfg, pretrained=weights, device=device)
-    if cfg.default_scope == 'mmseg':
+    if library == 'mmseg':
         from mmseg.apis import MMSegInferencer
         return MMSegInferencer(cfg, weights=weights, device=device)
     from mmdet.apis import DetInferencer
@@ -116,16 +183,16 @@ def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loa
     Returns:
         list[dict]: Of a classifier, ``pred_label``, ``pred_score`` and, if it is known, ``pred_class`` of each; of others nothing.
     """
-    if cfg.default_scope == 'mmpretrain':
+    if library_of(cfg) == 'mmpretrain':
         return [_classify(inferencer, image, out, load) for image in images]
     visualizer = inferencer.visualizer
-    if cfg.default_scope == 'mmseg':
+    if library_of(cfg) == 'mmseg':
         visualizer.set_dataset_meta(**inferencer.model.dataset_meta)
         visualizer.alpha = .8
     for image in images:
         sample = inferencer.forward(pseudo_collate([inferencer.pipeline(image)]))[0]
         path = Path(out, 'vis', Path(image).name)
-        options = {} if cfg.default_scope == 'mmseg' else dict(pred_score_thr=score_thr)
+        options = {} if library_of(cfg) == 'mmseg' else dict(pred_score_thr=score_thr)
         suffix = path.suffix if path.suffix.lower() in SUFFIXES[:4] else '.png'
         visualizer.add_datasample(path.name, as_picture(load(image)), sample, draw_gt=False, out_file=str(path.with_suffix(suffix)),
                                   **options)
