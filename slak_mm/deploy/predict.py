@@ -1,6 +1,7 @@
 """Predictions by OpenMMLab's own inferencers, with what they do not check checked first."""
 import copy
 import logging
+import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -12,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import CheckpointLoader
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
@@ -20,6 +22,7 @@ from ..registry import class_of, enter_scope, library_of
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp')
 Loader = Callable[[str], np.ndarray]
+MOST_PIXELS = 25_000_000  # of a picture: to draw takes a hundred bytes for each
 
 
 def image_loader(cfg: Config) -> Loader:
@@ -172,6 +175,8 @@ def _build(cfg: Config, weights: str, device: Optional[str]) -> Any:
 def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loader, score_thr: float = .3) -> List[Dict[str, Any]]:
     """Writes a picture of each prediction, and of a segmentor the map of labels as well.
 
+    A picture of more than ``MOST_PIXELS`` is drawn smaller.
+
     Args:
         inferencer: Of :func:`build_inferencer`, with the same config.
         cfg (Config): Says the library.
@@ -194,8 +199,10 @@ def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loa
         path = Path(out, 'vis', Path(image).name)
         options = {} if library_of(cfg) == 'mmseg' else dict(pred_score_thr=score_thr)
         suffix = path.suffix if path.suffix.lower() in SUFFIXES[:4] else '.png'
-        visualizer.add_datasample(path.name, as_picture(load(image)), sample, draw_gt=False, out_file=str(path.with_suffix(suffix)),
-                                  **options)
+        pixels = load(image)
+        step = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / MOST_PIXELS))
+        visualizer.add_datasample(path.name, as_picture(pixels[::step, ::step]), reduced(sample, step), draw_gt=False,
+                                  out_file=str(path.with_suffix(suffix)), **options)
         if 'pred_sem_seg' in sample:
             mmcv.imwrite(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8), str(Path(out, 'pred', f'{path.stem}_pred.png')))
     return []
@@ -209,6 +216,23 @@ def _classify(inferencer: Any, image: str, out: str, load: Loader) -> Dict[str, 
     inferencer.visualizer.visualize_cls(as_picture(pixels), sample, classes=inferencer.classes, draw_gt=False,
                                         name=Path(image).name, out_file=str(Path(out, f'{Path(image).stem}.png')))
     return inferencer.postprocess([sample], None)[0]
+
+
+def reduced(sample: BaseDataElement, step: int) -> BaseDataElement:
+    """A prediction for each ``step``-th pixel of its image, in both directions; for 1, the prediction itself."""
+    if step == 1:
+        return sample
+    small = type(sample)(metainfo=sample.metainfo)
+    for name, value in sample.items():
+        if isinstance(value, PixelData):
+            value = PixelData(**{key: each[..., ::step, ::step] for key, each in value.items()})
+        elif isinstance(value, InstanceData):
+            fields = dict(value.items())
+            fields.update({key: fields[key] / step for key in ('bboxes', ) if key in fields})
+            fields.update({key: fields[key][..., ::step, ::step] for key in ('masks', ) if key in fields})
+            value = InstanceData(**fields)
+        setattr(small, name, value)
+    return small
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
