@@ -21,7 +21,10 @@ def check_class_names(split: Split) -> Iterator[Finding]:
     """
     for dataset in split.datasets:
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        if isinstance(classes, str):
+        if 'CLASSES' in (getattr(dataset, 'metainfo', None) or {}) and 'CLASSES' not in getattr(type(dataset), 'METAINFO', {}):
+            yield Finding(ERROR, f'{source_of(dataset)}: nothing reads CLASSES of metainfo, and the classes are those of '
+                                 f'{type(dataset).__name__}. Write metainfo=dict(classes=(...)), in lower case.')
+        elif isinstance(classes, str):
             yield Finding(ERROR, f'{source_of(dataset)}: the classes are the text {classes!r}, not a tuple. Of one class write '
                                  f'classes=({classes!r}, ), with a comma.')
         elif hasattr(dataset, 'cat_ids') and hasattr(dataset, 'ann_file'):

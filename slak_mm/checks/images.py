@@ -60,6 +60,12 @@ def check_items(split: Split) -> Iterator[Finding]:
         numbers, dropped = spread(len(dataset), SAMPLE), 0
         labels: Counter = Counter()
         probe, warned = isolate(dataset), False
+        turned = [path for path in (_turned_in_secret(probe, i) for i in numbers) if path]
+        if turned:
+            yield Finding(WARNING, f'{source_of(dataset)}: {len(turned)} of {len(numbers)} photos that were looked at have an EXIF '
+                                   f'orientation that does not show in their size, the first is {turned[0]}. The pipeline turns '
+                                   "them: labels must be of the turned photo; or set color_type='color_ignore_orientation' in "
+                                   'LoadImageFromFile.')
         for i in numbers:
             finding, found, kept = _look(split, probe, i)
             if finding and not (warned and finding.level == WARNING):
@@ -74,6 +80,19 @@ def check_items(split: Split) -> Iterator[Finding]:
         yield Finding(FINE, f'{source_of(dataset)}: {len(numbers)} of {len(dataset)} items pass through the pipeline.')
         if labels:
             yield from _check_labels(split, dataset, labels, len(numbers))
+
+
+def _turned_in_secret(dataset: Any, i: int) -> str:
+    """The path of item ``i`` if its annotations have places, and its EXIF orientation turns it into the same size; else nothing."""
+    info = dataset.get_data_info(i)
+    loads = [transform for transform in transforms_of(dataset) or () if type(transform).__name__ == 'LoadImageFromFile']
+    if not isinstance(info, dict) or not loads or not {'instances', 'seg_map_path'} & set(info):
+        return ''
+    if getattr(loads[0], 'color_type', '') not in ('color', 'grayscale'):  # the others leave it as it is stored
+        return ''
+    path = str(info.get('img_path'))
+    orientation, square = orientation_of(path, loads[0])
+    return path if orientation in (2, 3, 4) or orientation > 4 and square else ''
 
 
 def _look(split: Split, dataset: Any, i: int) -> Tuple[Optional[Finding], Set[int], bool]:
@@ -119,15 +138,15 @@ def cut_short(path: str, transform: Any = None) -> bool:
     return False
 
 
-def orientation_of(path: str, transform: Any = None) -> int:
-    """The EXIF orientation of a file; 1, upright, if it has none."""
+def orientation_of(path: str, transform: Any = None) -> Tuple[int, bool]:
+    """The EXIF orientation of a file (1, upright, if it has none), and whether its image is a square."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             with Image.open(BytesIO(get(path, backend_args=getattr(transform, 'backend_args', None)))) as image:
-                return image.getexif().get(ORIENTATION, 1)
+                return image.getexif().get(ORIENTATION, 1), image.width == image.height
     except Exception:
-        return 1
+        return 1, False
 
 
 def _check_size(results: dict, path: str) -> Optional[Finding]:
@@ -137,7 +156,7 @@ def _check_size(results: dict, path: str) -> Optional[Finding]:
     if not all(given) or given == (width, height):
         return None
     text = f'{path} is {width}x{height} as the pipeline reads it, its annotations say {given[0]}x{given[1]}: boxes lie wrong.'
-    if given == (height, width) and orientation_of(path) > 4:
+    if given == (height, width) and orientation_of(path)[0] > 4:
         return Finding(ERROR, f'{text} {REMEDY_EXIF}')
     return Finding(WARNING, f'{text} Was the image resized after it was annotated?')
 
@@ -164,7 +183,7 @@ def check_label_map(split: Split, dataset: Any, transform: Any, results: dict) -
     if labels.shape != image.shape[:2]:
         text = (f'{path} is {labels.shape[1]}x{labels.shape[0]}, but {results.get("img_path")} is {image.shape[1]}x{image.shape[0]} '
                 'as the pipeline reads it.')
-        turned = labels.shape == image.shape[1::-1] and orientation_of(str(results.get('img_path'))) > 4
+        turned = labels.shape == image.shape[1::-1] and orientation_of(str(results.get('img_path')))[0] > 4
         raise DataError(f'{text} {REMEDY_EXIF if turned else "Save the label map in the size of its image."}')
     if not any(hasattr(split.model, name) for name in ('decode_head', 'auxiliary_head')):
         return

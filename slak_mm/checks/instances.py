@@ -1,6 +1,6 @@
 """Objects and labels as a data set has parsed them: all of them, since they are in memory."""
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Optional
+from typing import Any, Iterator, List, Optional, Set
 
 import numpy as np
 from mmengine.fileio import load
@@ -23,6 +23,9 @@ class Instances:
         boxes (ndarray): (N, 4), left, top, right, bottom; nan where an object has no such box.
         sizes (ndarray): (N, 2), width and height of its image; 0 where they are not known.
         masked (ndarray): (N, ), whether it has a mask.
+        unusable (ndarray): (N, ), whether its mask is polygons of which none has three points.
+        number (int): Of the objects, with those to be ignored.
+        images (set): The numbers that the data set gives its images.
     """
 
     items: np.ndarray
@@ -31,6 +34,8 @@ class Instances:
     sizes: np.ndarray
     masked: np.ndarray
     unusable: np.ndarray
+    number: int
+    images: Set[Any]
 
 
 def gather(dataset: Any) -> Instances:
@@ -41,7 +46,8 @@ def gather(dataset: Any) -> Instances:
     sizes: List[Any] = []
     masks: List[bool] = []
     unusable: List[bool] = []
-    no_box = (np.nan, ) * 4
+    images: Set[Any] = set()
+    number, no_box = 0, (np.nan, ) * 4
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
         if not isinstance(info, dict):
@@ -51,6 +57,8 @@ def gather(dataset: Any) -> Instances:
             label = info.get('gt_label')
             found = [dict(bbox_label=each) for each in (label if isinstance(label, (list, tuple, np.ndarray)) else [label])]
         size = info.get('width') or 0, info.get('height') or 0
+        number += len(found)
+        images.add(info.get('img_id'))
         for instance in found:
             label = instance.get('bbox_label')
             if instance.get('ignore_flag') or not isinstance(label, (int, np.integer)):
@@ -63,7 +71,8 @@ def gather(dataset: Any) -> Instances:
             masks.append(mask is not None)
             unusable.append(isinstance(mask, list) and not any(len(part) % 2 == 0 and len(part) >= 6 for part in mask))
     return Instances(np.array(items, int), np.array(labels, int), np.array(boxes, float).reshape(-1, 4),
-                     np.array(sizes, float).reshape(-1, 2), np.array(masks, bool), np.array(unusable, bool))
+                     np.array(sizes, float).reshape(-1, 2), np.array(masks, bool), np.array(unusable, bool),
+                     number, images)
 
 
 def check_instances(split: Split) -> Iterator[Finding]:
@@ -105,7 +114,13 @@ def _check_labels(split: Split, dataset: Any, found: Instances) -> Iterator[Find
 
 def _check_boxes(split: Split, dataset: Any, found: Instances) -> Iterator[Finding]:
     source, (left, top, right, bottom) = source_of(dataset), found.boxes.T
-    if split.training and not len(found.labels):
+    categories = getattr(dataset, 'cat_img_map', None) or {}
+    annotated = sum(image in found.images for number in getattr(dataset, 'cat_ids', ()) for image in categories.get(number, ()))
+    if annotated > found.number:
+        yield Finding(WARNING if found.number else ERROR, f'{source}: mmdetection leaves out {annotated - found.number} of '
+                      f'{annotated} objects: their area is not above 0, a side is less than a pixel, or they lie outside the width '
+                      'and height of their image in the file, or are marked to be ignored.')
+    elif split.training and not len(found.labels):
         yield Finding(WARNING, f'{source}: no image shows an object. A model that is trained on them finds nothing.')
     width, height = np.where(found.sizes > 0, found.sizes, np.inf).T
     boxed = ~np.isnan(found.boxes).all(1)

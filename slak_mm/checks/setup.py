@@ -4,12 +4,13 @@ from typing import Any, List
 from mmengine.hooks import Hook
 
 from ..checkpoints import SCHEME, CheckpointError, match_names
+from ..errors import InputError
 from ..models.wrappers import unwrap
 from .everything import check_all
 from .findings import enforce
 from .refusing import refusing
 from .settings import check_custom_keys
-from .split import Split
+from .split import Split, classes_of, source_of
 
 
 class Setup(Hook):
@@ -52,7 +53,23 @@ class Setup(Hook):
         if runner._resume and not all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter')):
             raise CheckpointError(f'{path} holds weights, but not where a training stopped: it cannot be resumed. Start '
                                   'a training from it with --pretrained.')
+        if runner._resume or runner._test_loop is not None:
+            check_trained_classes(meta, splits_of(runner), path)
         match_names(checkpoint['state_dict'], unwrap(runner.model))
+
+
+def check_trained_classes(meta: dict, splits: List[Split], path: str) -> None:
+    """Compares the classes of a checkpoint with those of the data that it is to be tested or trained on.
+
+    Raises:
+        InputError: They are the same in another order, so that each name would stand for another class.
+    """
+    trained = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
+    for dataset in (dataset for split in splits for dataset in split.datasets):
+        classes = classes_of(dataset)
+        if trained != classes and set(trained) == set(classes):
+            raise InputError(f'{path} was trained with the classes ({", ".join(trained)}), {source_of(dataset)} has them in another '
+                             f'order: ({", ".join(classes)}). Write metainfo=dict(classes=...) in the order of the checkpoint.')
 
 
 def splits_of(runner: Any) -> List[Split]:

@@ -2,6 +2,7 @@
 import json
 import shutil
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from slak_mm.checks.class_lists import read_categories
-from slak_mm.checks.split import heads_of
+from slak_mm.checks.setup import check_trained_classes
+from slak_mm.checks.split import Split, heads_of
+from slak_mm.errors import InputError
 
 COCO = ('person', 'bicycle', 'car', 'airplane', 'bus', 'boat', 'bottle', 'chair', 'couch', 'tv')
 XML = 'VOC2007/Annotations/000002.xml'
@@ -103,6 +106,21 @@ def test_unknown_categories(coco, tmp_path):
     for split in ('train', 'val', 'test'):
         coco[f'{split}_dataloader'].dataset.pop('metainfo')
     one(coco, TRAIN_JSON, "unknown class 'category_id 91'")
+
+
+def test_classes_in_upper_case(coco):
+    for split in ('train', 'val', 'test'):
+        coco[f'{split}_dataloader'].dataset.metainfo = dict(CLASSES=COCO)
+    one(coco, 'nothing reads CLASSES')
+
+
+def test_a_checkpoint_of_another_order():
+    dataset = SimpleNamespace(metainfo=dict(classes=('a', 'b')), ann_file='a.json', get_data_info=None)
+    split = Split('test', SimpleNamespace(dataset=dataset), nn.Module())
+    for classes in (('a', 'b'), ('a', 'c'), (), None):
+        check_trained_classes(dict(dataset_meta=dict(classes=classes)), [split], 'w.pth')
+    with pytest.raises(InputError, match=r'w.pth was trained with the classes \(b, a\), a.json has them in another order: \(a, b\)'):
+        check_trained_classes(dict(dataset_meta=dict(classes=['b', 'a'])), [split], 'w.pth')
 
 
 def test_a_class_that_is_text(coco):

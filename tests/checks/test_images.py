@@ -194,6 +194,17 @@ def test_exif_that_the_pipeline_ignores(seg, tmp_path):
     assert lines(seg) == []
 
 
+def test_exif_that_does_not_show_in_the_size(seg, tmp_path):
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    path = files(tmp_path, 'images')[0]
+    repaint(path, lambda pixels: pixels, exif=upside_down)
+    assert lines(seg) == [] and any(f'the first is {path}' in line for line in lines(seg, 'warning'))
+    own_pipelines(seg, dict(type='LoadImageFromFile', color_type='color_ignore_orientation'),
+                  dict(type='LoadAnnotations', reduce_zero_label=True))
+    assert not any('EXIF' in line for line in lines(seg, 'warning'))
+
+
 def test_exif_that_the_pipeline_obeys(seg, tmp_path):
     for split in ('training', 'validation'):
         for image, labels in zip(files(tmp_path, 'images', split), files(tmp_path, 'annotations', split)):

@@ -115,6 +115,17 @@ def test_images_without_objects(coco, tmp_path):
     assert train_lines(coco) == [] and any('no image shows an object' in line for line in train_lines(coco, 'warning'))
 
 
+def test_annotations_that_mmdet_leaves_out(coco, tmp_path):
+    def flatten(content, number=None):
+        for annotation in content['annotations'][:number]:
+            annotation['area'] = 0
+
+    edit(tmp_path / TRAIN_JSON, lambda content: flatten(content, 1))
+    assert train_lines(coco) == [] and any('leaves out 1 of 16 objects' in line for line in train_lines(coco, 'warning'))
+    edit(tmp_path / TRAIN_JSON, flatten)
+    assert 'leaves out 16 of 16 objects' in train_lines(coco)[0]
+
+
 def spoil(path, number, **changes):
     def change(content):
         for key, value in changes.items():
