@@ -1,4 +1,6 @@
 """tools/check.py: our configs with toy data are fine, broken ones give the line that says what is wrong."""
+import re
+
 import numpy as np
 import pytest
 from data_helpers import CONFIGS, TRAIN_JSON, edit, lines, make, repaint
@@ -23,8 +25,8 @@ def toy(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_config_of_ours_is_fine(toy):
-    paths = sorted(CONFIGS.glob('*.py'))  # the others differ in their backbones alone
-    assert len(paths) > 15
+    paths = [path for path in CONFIGS.glob('*.py') if not re.search('slak_[sb]_(160k|3x|300e)', path.name)]
+    assert len(paths) > 9  # the others differ from one of them in the backbone alone
     for path in paths:
         errors = lines(on_toy_data(shrink(Config.fromfile(path)), toy))
         assert errors == [], path
