@@ -56,9 +56,11 @@ def check_items(split: Split) -> Iterator[Finding]:
     Raises:
         DataError: A transform cannot take an item.
     """
+    labels: Counter = Counter()  # in how many label maps each occurs
+    looked_at = 0
     for dataset in split.datasets:
         numbers, dropped = spread(len(dataset), SAMPLE), 0
-        labels: Counter = Counter()
+        looked_at += len(numbers)
         probe, warned = isolate(dataset), False
         turned = [path for path in (_turned_in_secret(probe, i) for i in numbers) if path]
         if turned:
@@ -78,8 +80,8 @@ def check_items(split: Split) -> Iterator[Finding]:
                                  'nothing left of their objects? Look at the transforms that filter and crop.')
             return
         yield Finding(FINE, f'{source_of(dataset)}: {len(numbers)} of {len(dataset)} items pass through the pipeline.')
-        if labels:
-            yield from _check_labels(split, dataset, labels, len(numbers))
+    if labels and split.heads:
+        yield from _check_labels(split, labels, looked_at)
 
 
 def _turned_in_secret(dataset: Any, i: int) -> str:
@@ -216,15 +218,17 @@ def ignored_labels(split: Split, dataset: Any) -> Set[int]:
     return set.intersection(*ignored) if ignored else {getattr(dataset, 'ignore_index', 255)}
 
 
-def _check_labels(split: Split, dataset: Any, labels: Counter, number: int) -> Iterator[Finding]:
-    """``labels``: in how many of ``number`` label maps each occurs."""
-    classes, source, ignored = classes_of(dataset), source_of(dataset), ignored_labels(split, dataset)
-    if not classes or not split.heads:
+def _check_labels(split: Split, labels: Counter, number: int) -> Iterator[Finding]:
+    """``labels``: in how many of ``number`` label maps each occurs, of all data sets of a split together."""
+    dataset = split.datasets[0]
+    classes, ignored = classes_of(dataset), ignored_labels(split, dataset)
+    if not classes:
         return
+    source = listed((source_of(each) for each in split.datasets), 3)
     found = [label for label in labels if label not in ignored]
     never = [name for label, name in enumerate(classes) if label not in labels]
     void = sorted(label for label in ignored & set(labels) if label >= len(classes))
-    what = f'{source}: of the {number} label maps looked at (of {len(dataset)})'
+    what = f'{source}: of the {number} label maps looked at (of {sum(map(len, split.datasets))})'
     yield from _check_metrics(split, source, labels, ignored)
     if len(found) < 2 <= len(classes) and void:
         only = f'only class {found[0]} ({classes[found[0]]!r})' if found else 'no class'

@@ -1,6 +1,6 @@
 """Objects and labels as a data set has parsed them: all of them, since they are in memory."""
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 import numpy as np
 from mmengine.fileio import load
@@ -81,11 +81,20 @@ def check_instances(split: Split) -> Iterator[Finding]:
 
     What a transform of the pipeline takes away, as ``FilterAnnotations`` does, is no fault: a suspicious image is run through it.
     """
+    counts: Dict[str, int] = {}
     for dataset in split.datasets:
         found = gather(dataset)
         yield from _check_labels(split, dataset, found)
-        if np.isfinite(found.boxes).any() or any(head.name.partition('.')[0] in ('bbox_head', 'roi_head') for head in split.heads):
+        if len(found.labels):
+            for name, count in zip(classes_of(dataset), np.bincount(found.labels.clip(0), minlength=len(classes_of(dataset)))):
+                counts[name] = counts.get(name, 0) + int(count)
+        if np.isfinite(found.boxes).any() or any('bbox_head' in head.name for head in split.heads):
             yield from _check_boxes(split, dataset, found)
+    never = [name.partition(',')[0] for name, count in counts.items() if not count]  # ImageNet's have synonyms
+    if never and split.training:
+        sources = listed((source_of(dataset) for dataset in split.datasets), 3)
+        yield Finding(WARNING, f'{sources}: nothing is of {len(never)} of {len(counts)} classes, {listed(never, 6)}. The model will '
+                               'not learn them.')
 
 
 def _check_labels(split: Split, dataset: Any, found: Instances) -> Iterator[Finding]:
@@ -100,16 +109,8 @@ def _check_labels(split: Split, dataset: Any, found: Instances) -> Iterator[Find
         yield Finding(ERROR, f'{_path(info, source)} has the label {found.labels[wrong[0]]}, but there are {most} classes: 0 to '
                              f'{most - 1}. Fix the data, the classes of the data set or num_classes of the model.')
         return
-    if not classes:
-        return
-    counts = np.bincount(found.labels, minlength=len(classes))
-    never = [name.partition(',')[0] for name, count in zip(classes, counts) if not count]  # ImageNet's have synonyms
-    what = 'images' if np.isnan(found.boxes).all() else 'objects'
-    text = f'{source}: {len(found.labels)} {what} of {len(classes) - len(never)} of {len(classes)} classes'
-    if never and split.training:
-        yield Finding(WARNING, f'{text}; there is none of {listed(never, 6)}. The model will not learn them.')
-    else:
-        yield Finding(FINE, f'{text}, each known to the model.')
+    what = 'labels' if np.isnan(found.boxes).all() else 'objects'
+    yield Finding(FINE, f'{source}: {len(found.labels)} {what} of {len(np.unique(found.labels))} classes, each known to the model.')
 
 
 def _check_boxes(split: Split, dataset: Any, found: Instances) -> Iterator[Finding]:

@@ -105,7 +105,13 @@ def test_labels_that_the_model_does_not_know(voc, own, tmp_path):
 
 
 def test_a_class_that_no_object_has(voc, own, tmp_path):
-    assert any('there is none of b.' in line for line in train_lines(use(voc, tmp_path, [[1, 1, 9, 9]]), 'warning'))
+    assert any('nothing is of 1 of 2 classes, b.' in line for line in train_lines(use(voc, tmp_path, [[1, 1, 9, 9]]), 'warning'))
+
+
+def test_a_class_that_one_of_two_data_sets_has(voc, own, tmp_path):
+    first = use(voc, tmp_path, [[1, 1, 9, 9]]).train_dataloader.dataset
+    voc.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[first, dict(first, labels=[1])])
+    assert not any('nothing is of' in line for line in train_lines(voc, 'warning')) and train_lines(voc) == []
 
 
 def test_images_without_objects(coco, tmp_path):
