@@ -1,6 +1,7 @@
 """The commands of the pages, and a place to run them in where all that they name is small."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,11 +141,32 @@ class Workplace:
             for path in (self.folder / 'data/ade/ADEChallengeData2016/annotations' / split).iterdir():
                 Image.open(path).point(lambda label: label % 2).save(masks / path.name)
         (self.folder / 'image.jpg').symlink_to(next(images.iterdir()))
+        self.write_peoples_data()
+
+    def write_peoples_data(self) -> None:
+        """What docs/fine_tuning.md walks through, of toy data: VOC's format, a folder of label maps, a folder for each class."""
+        data, ade = self.folder / 'data', self.folder / 'data/ade/ADEChallengeData2016'
+        shutil.copytree(data / 'VOCdevkit/VOC2007', data / 'BCCD')
+        for path in (data / 'BCCD/Annotations').iterdir():
+            for i, name in enumerate(sorted(set(re.findall('<name>[^<]*</name>', path.read_text())))):
+                path.write_text(path.read_text().replace(name, f"<name>{('RBC', 'WBC', 'Platelets')[i % 3]}</name>"))
+        for split, own in (('training', 'train'), ('validation', 'val'), ('validation', 'test')):
+            for kind, ours in (('images', 'img'), ('annotations', 'ann')):
+                shutil.copytree(ade / kind / split, data / 'camvid' / ours / own)
+            for path in (data / 'camvid/ann' / own).iterdir():
+                Image.open(path).point(lambda label: label % 12).save(path)
+        for split in ('train', 'validation', 'test'):
+            for i in range(10):
+                (data / f'clothing/{split}/class {i}').mkdir(parents=True)
+                (data / f'clothing/{split}/class {i}/a.jpg').symlink_to(self.folder / 'image.jpg')
 
     def write_config(self, source: Path, name: str) -> None:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shrink(Config.fromfile(source)).dump(target)
+        cfg = shrink(Config.fromfile(source))
+        if cfg.get('pretrained'):
+            cfg.pretrained = str(ROOT / 'tests/data/slak_micro.pth')
+        cfg.dump(target)
 
     def write_checkpoint(self, config: Path, path: Path) -> None:
         cfg = Config.fromfile(config)

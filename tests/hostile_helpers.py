@@ -7,6 +7,7 @@ from micro_configs import shrink
 from mmengine import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,8 @@ def run_tool(name: str, *args) -> None:
         sys.path.remove(folder)
         DefaultScope._instance_dict.clear()
         MMLogger._instance_dict.clear()  # they write to what pytest has closed by the next test
+        for kind in (Visualizer, *Visualizer.__subclasses__()):  # of one name, the first is used for ever, and its folder
+            kind._instance_dict.clear()
 
 
 def read(name: str, root: Path) -> Config:

@@ -104,7 +104,7 @@ def test_a_wrong_import_is_found(module, source, fault):
 @pytest.mark.parametrize('module, source', [
     ('slak_mm.models.slak', 'from ..checkpoints.fit import adapt_state_dict\nfrom .ops import norm_mlp'),
     ('slak_mm.analysis.flops', 'def f():\n    from mmdet.registry import DATASETS'),
-    ('slak_mm.deploy.predict', 'from ..checks import read_image'),
+    ('slak_mm.deploy.predict', 'from ..checks import cut_short'),
     ('slak_mm.models.ops.mlp', 'import math\nimport triton.language as tl\nfrom . import backend'),
     ('slak_mm.zoo', 'from .models.build import build_model'),
 ])

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from slak_mm.checkpoints import load_file
 from slak_mm.errors import InputError, UserError
+from slak_mm.registry import library_of
 from slak_mm.reliability.chaos import Training, torment
 
 
@@ -39,7 +40,7 @@ def main(argv=None):
     args = parse_args(argv)
     if args.work_dir.is_dir() and any(args.work_dir.iterdir()):
         raise InputError(f'{args.work_dir} is not empty. Give another --work-dir.')
-    scope = Config.fromfile(args.config).get('default_scope', 'mmengine')
+    scope = library_of(Config.fromfile(args.config)) or 'mmengine'
     context = multiprocessing.get_context('forkserver')
     used_late = 'torch._dynamo', 'torch.utils.cpp_extension'  # imported while a training runs: seconds of each start
     context.set_forkserver_preload(['train', *used_late, *(f'{scope}.{part}' for part in ('models', 'datasets', 'evaluation',

@@ -22,13 +22,13 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    state_dict = convert(args.source, args.key, args.prefix)
+    state_dict, meta = convert(args.source, args.key, args.prefix)
     if args.deploy:
         state_dict = merge_state_dict(state_dict)
     backbone, config = inspect(state_dict)
     state_dict = name_output_norm(state_dict)
     Path(args.target).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=dict(slak_mm_version=__version__), state_dict=state_dict), args.target)
+    torch.save(dict(meta=dict(meta, slak_mm_version=__version__), state_dict=state_dict), args.target)
 
     print(f'{args.target}: {len(state_dict)} tensors; {share_of_zeros(backbone):.1%} of the backbone\'s weights are zero. It fits\n')
     print(f"    backbone=dict(type='slak_mm.SLaK', {', '.join(f'{name}={value!r}' for name, value in config.items())})\n")

@@ -6,6 +6,7 @@ import common
 
 from slak_mm.checks import refusing
 from slak_mm.errors import UserError
+from slak_mm.models.backbones import backbone_cfg
 
 
 def parse_args(argv=None):
@@ -37,7 +38,7 @@ def main(argv=None):
     with refusing(args.config):
         model = export.build(cfg, args.checkpoint, args.backbone)
     names = [f'stage{i}' for i in model.out_indices] if args.backbone else ['logits']
-    shape = (cfg.model.backbone.get('in_channels', 3), *args.shape)
+    shape = (backbone_cfg(cfg).get('in_channels', 3), *args.shape)
     content, difference = export.export_checked(model, shape, names, args.opset, args.tolerance)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_bytes(content)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 import common
-from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from slak_mm.analysis import config_flops, flops, paper_flops
 from slak_mm.errors import InputError, UserError
+from slak_mm.registry import library_of
 
 
 def paper(out: Optional[Path]) -> None:
@@ -65,10 +65,8 @@ def write(out: Path, text: str) -> None:
 
 def count(args: argparse.Namespace) -> None:
     """Prints what the model of a config costs."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    shape = tuple(args.shape or config_flops.SHAPES.get(cfg.get('default_scope'), ()))
+    cfg = common.load_config(args)
+    shape = tuple(args.shape or config_flops.SHAPES.get(library_of(cfg), ()))
     counted, origin = config_flops.count(cfg, shape, args.checkpoint, args.allocation, args.sparsity)
     if args.by_layer:
         layers = Table('layer', 'weight', 'density', 'multiply-adds, M', 'active, M')
@@ -92,7 +90,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--allocation', choices=flops.ALLOCATIONS, help='how dense sparse pre-training makes each layer')
     parser.add_argument('--sparsity', type=float, help='for --allocation: share of the weights that is zero')
     parser.add_argument('--by-layer', action='store_true', help='each layer too')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='settings of the config to override')
+    common.add_cfg_options(parser)
     parser.add_argument('--paper', action='store_true', help='our numbers next to those of Tables 1 to 5 and 8')
     parser.add_argument('--kernel-scaling', action='store_true', help='Figure 4, left')
     parser.add_argument('--out', type=Path, help='--paper: Markdown file to write; --kernel-scaling: picture to write, by default '

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import common
 
-from slak_mm.deploy.predict import build_inferencer, find_images, predict
+from slak_mm.deploy.predict import build_inferencer, find_images, image_loader, predict
 
 
 def parse_args(argv=None):
@@ -25,9 +25,10 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     cfg = common.load_config(args)
-    images = find_images(args.images)
+    load = image_loader(cfg)
+    images = find_images(args.images, load)
     inferencer = build_inferencer(cfg, args.checkpoint, args.device)
-    for image, result in zip(images, predict(inferencer, cfg, images, str(args.out), args.score_thr) or ()):
+    for image, result in zip(images, predict(inferencer, cfg, images, str(args.out), load, args.score_thr)):
         print(f'{image}: class {result.get("pred_class", result["pred_label"])}, score {result["pred_score"]:.3f}')
     print(f'Pictures: {args.out}')
 

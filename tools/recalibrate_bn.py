@@ -6,12 +6,12 @@ al., 2018). The data are augmented as in training, without mixup and CutMix.
 import argparse
 
 import common
-from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint, set_random_seed
 
 from slak_mm.checkpoints import check_fits, named, source
-from slak_mm.checks import check_images, classes_of, refusing
+from slak_mm.checks import Split, check_split, enforce, refusing
 from slak_mm.models.build import build_model
+from slak_mm.registry import enter_scope
 from slak_mm.training.recalibrate import recalibrate
 
 
@@ -28,12 +28,12 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     cfg = common.load_config(args)
-    init_default_scope(cfg.default_scope)
+    enter_scope(cfg)
     set_random_seed(0)
     with refusing(args.config):
         model = build_model(cfg)
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-    check_images(loader.dataset, classes_of(model))
+    enforce(check_split(Split('train', loader, model)))
     checkpoint = CheckpointLoader.load_checkpoint(source(args.checkpoint), map_location='cpu')
     with named(args.checkpoint):
         check_fits(checkpoint['state_dict'], model)
@@ -43,7 +43,8 @@ def main(argv=None):
     if 'message_hub' in kept:  # an inferencer that is given no config runs this one
         kept['message_hub']['runtime_info']['cfg'] = cfg.pretty_text
     save_checkpoint(dict(kept, state_dict=model.state_dict()), args.out)
-    print(f'{args.out}: batch-norm statistics of {num_iters} batches of {loader.batch_size} images.')
+    batch_size = loader.batch_size or loader.batch_sampler.batch_size
+    print(f'{args.out}: batch-norm statistics of {num_iters} batches of {batch_size} images.')
 
 
 if __name__ == '__main__':

@@ -1,15 +1,16 @@
-"""Tests a checkpoint on a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+"""Tests a checkpoint on a config of mmpretrain, mmdet or mmsegmentation: its default_scope, or its model, says which."""
 from contextlib import nullcontext
 
 import common
 from mmengine.evaluator import DumpResults
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, STRATEGIES
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from slak_mm.checkpoints import named, source
-from slak_mm.checks import Setup, check_data
+from slak_mm.checks import Setup
 from slak_mm.deploy.evaluation import PrepareModelHook, remove_ema, set_show_dir, set_tta
+from slak_mm.registry import is_a
 from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
 
@@ -28,7 +29,6 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = common.load_config(args)
     prepare_cpu_launch(cfg)
-    check_data(cfg, 'test')
     cfg.load_from = source(args.checkpoint)
     cfg.resume = False
     with named(args.checkpoint), Setup(args.config) as setup:
@@ -37,7 +37,7 @@ def main(argv=None):
         if args.tta:
             set_tta(cfg)
         remove_ema(cfg)
-        if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        if is_a(cfg.get('strategy'), 'FSDPStrategy', STRATEGIES, cfg.get('default_scope')):
             cfg.pop('runner_type', None)  # a checkpoint is tested in one piece
         with quiet_console() if args.quiet else nullcontext():
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,4 +1,4 @@
-"""Trains a config of mmpretrain, mmdet or mmsegmentation: its default_scope says which."""
+"""Trains a config of mmpretrain, mmdet or mmsegmentation: its default_scope, or its model, says which."""
 from contextlib import nullcontext
 
 import common
@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from slak_mm.checkpoints import source
-from slak_mm.checks import Setup, check_data
+from slak_mm.checks import Setup
 from slak_mm.reliability.options import set_reliable_hooks, set_resume
 from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
@@ -21,8 +21,11 @@ def parse_args(argv=None):
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs an accelerator)')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale lr by the total batch size / auto_scale_lr.base_batch_size')
-    parser.add_argument('--pretrained', metavar='CKPT',
-                        help='weights to start the backbone from: a path or URL, official or converted')
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument('--pretrained', metavar='CKPT',
+                       help='weights to start the backbone from: a path or URL, official or converted')
+    start.add_argument('--from-scratch', action='store_true',
+                       help='start from random weights, where the config names a file to start from')
     return parser.parse_args(argv)
 
 
@@ -30,7 +33,6 @@ def main(argv=None):
     args = parse_args(argv)
     cfg = common.load_config(args)
     prepare_cpu_launch(cfg)
-    check_data(cfg, 'train', 'val')
     with Setup(args.config) as setup:
         if args.amp:
             set_amp(cfg)
@@ -40,7 +42,7 @@ def main(argv=None):
             set_resume(cfg, args.resume)
         elif cfg.get('load_from'):
             cfg.load_from = source(cfg.load_from)
-        set_pretrained(cfg, args.pretrained)
+        set_pretrained(cfg, args.pretrained, args.from_scratch)
         set_reliable_hooks(cfg)
         with quiet_console() if args.quiet else nullcontext():
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

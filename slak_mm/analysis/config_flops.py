@@ -2,12 +2,16 @@
 from typing import Dict, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ..checkpoints import CheckpointError, load_file, source
+from ..checkpoints import CheckpointError, backbones, load_file, source
 from ..errors import InputError
+from ..models import SLaK
+from ..models.backbones import backbone_cfg
 from ..models.build import build_model, quiet
+from ..registry import class_of, library_of
 from .flops import CLASSES, Complexity, allocate, complexity, densities_of_masks, densities_of_weights
 
 SHAPES = dict(mmpretrain=(224, 224), mmseg=(512, 2048), mmdet=(800, 1280))  # the paper's
@@ -45,12 +49,15 @@ def find_densities(cfg: Config, model: nn.Module, checkpoint: Optional[str] = No
         return densities_of_weights(model), f'zeros of {checkpoint}'
     if allocation is None:
         return {}, 'dense'
-    backbone = dict(cfg.model.backbone)
-    if backbone.pop('type') not in ('SLaK', 'slak_mm.SLaK') or backbone.get('deploy'):
+    backbone = dict(backbone_cfg(cfg))
+    if class_of(backbone, MODELS, cfg.get('default_scope')) is not SLaK or backbone.get('deploy'):
         raise InputError('--allocation is of a SLaK as it is trained (not deploy=True): for other models, use --checkpoint')
-    classes = cfg.model.head.num_classes if cfg.default_scope == 'mmpretrain' else CLASSES
+    for key in ('type', '_scope_'):
+        backbone.pop(key, None)
+    classes = cfg.model.head.num_classes if library_of(cfg) == 'mmpretrain' else CLASSES
     densities = allocate(backbone, allocation, sparsity, classes)
-    own = dict(model.named_parameters())
+    own, prefix = dict(model.named_parameters()), next(iter(backbones(model)))
+    densities = {name.replace('backbone', prefix, 1): density for name, density in densities.items()}
     return {name: density for name, density in densities.items() if name in own}, f'{allocation}, sparsity {sparsity}'
 
 
@@ -58,8 +65,9 @@ def load(model: nn.Module, path: str) -> None:
     """The weights of any file that tools/test.py takes; those of another head are passed over."""
     state_dict = CheckpointLoader.load_checkpoint(source(path), 'cpu')['state_dict']
     own = model.state_dict()
+    prefixes = tuple(f'{name}.' for name in backbones(model))
     fitting = {name: value for name, value in state_dict.items()
-               if name.startswith('backbone.') or name in own and own[name].shape == value.shape}
+               if name.startswith(prefixes) or name in own and own[name].shape == value.shape}
     if not fitting.keys() & own.keys():
         raise CheckpointError(f'{path} has no weight of this model; it has {[*state_dict][:3]}.')
     model.load_state_dict(fitting, strict=False)
@@ -82,12 +90,13 @@ def count(cfg: Config, shape: Optional[Tuple[int, int]] = None, checkpoint: Opti
         ValueError: A backbone or an allocation that cannot be reached.
         CheckpointError, FileNotFoundError: See :func:`find_densities`.
     """
-    if cfg.get('default_scope') not in SHAPES:
-        raise InputError(f'{cfg.filename}: default_scope={cfg.get("default_scope")!r} must be one of {tuple(SHAPES)}')
-    shape = shape or SHAPES[cfg.default_scope]
+    library = library_of(cfg)
+    if library not in SHAPES:
+        raise InputError(f'{cfg.filename}: default_scope={library!r} must be one of {tuple(SHAPES)}')
+    shape = shape or SHAPES[library]
     model = build(cfg)
     densities, origin = find_densities(cfg, model, checkpoint, allocation, sparsity)
-    in_channels = cfg.model.backbone.get('in_channels', 3)
+    in_channels = backbone_cfg(cfg).get('in_channels', 3)
     try:
         return complexity(model.to('meta'), shape, densities, in_channels), origin
     except (NotImplementedError, RuntimeError):  # its forward depends on the data, or on operators that must compute

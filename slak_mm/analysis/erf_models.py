@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from PIL import Image
 from rich.progress import track
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, source
 from ..models import SLaK
+from ..models.backbones import backbone_cfg, backbone_of
 from ..models.build import build_model, quiet
+from ..registry import enter_scope, is_a
 from .erf import last_map, mean_scores
 
 MEAN, STD = (.485, .456, .406), (.229, .224, .225)
@@ -50,9 +52,9 @@ def randomize(build: Callable[[], Any], seed: int) -> nn.Module:
 def from_config(path: str, seed: int) -> nn.Module:
     """The backbone of a config, at random weights."""
     cfg = Config.fromfile(path)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    options = dict(cfg.model.backbone, init_cfg=None)
-    if options['type'].rpartition('.')[2] in ('SLaK', 'ConvNeXt'):
+    enter_scope(cfg)
+    options = dict(backbone_cfg(cfg), init_cfg=None)
+    if any(is_a(options, name, MODELS) for name in ('SLaK', 'ConvNeXt')):
         options['layer_scale_init_value'] = 1.
     return revert_sync_batchnorm(randomize(lambda: MODELS.build(options), seed))
 
@@ -65,7 +67,7 @@ def from_checkpoint(path: str, checkpoint: str) -> nn.Module:
         load_checkpoint(model, source(checkpoint), map_location='cpu', strict=True)
     except RuntimeError as error:
         raise CheckpointError(f'{checkpoint} does not fit {path}: {error}') from error
-    return model.backbone
+    return backbone_of(model)
 
 
 def noise(count: int, size: int, seed: int = 0) -> Iterator[Tensor]:

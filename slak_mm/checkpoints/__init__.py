@@ -1,6 +1,6 @@
 """Read a checkpoint safely, give its weights our names, see whether they fit, and start a model from them."""
 from .file import CheckpointError, load_file, named
-from .fit import adapt_state_dict, backbones, check_fits
+from .fit import adapt_state_dict, backbones, check_fits, match_names
 from .infer import infer_config
 from .names import convert_state_dict
 from .pretrained import PretrainedInit
@@ -9,5 +9,5 @@ from .weights import select_state_dict
 
 __all__ = [
     'SCHEME', 'CheckpointError', 'PretrainedInit', 'adapt_state_dict', 'backbones', 'check_fits', 'convert_state_dict',
-    'infer_config', 'load_file', 'named', 'select_state_dict', 'source'
+    'infer_config', 'load_file', 'match_names', 'named', 'select_state_dict', 'source'
 ]

@@ -1,5 +1,5 @@
 """An official SLaK file (ImageNet, or mmcv-1 downstream) as any OpenMMLab 2.x tool loads it."""
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from .file import CheckpointError, load_file, named
 from .fit import adapt_state_dict
 from .infer import infer_config
 from .names import convert_state_dict
-from .weights import select_state_dict
+from .weights import describe_classes, select_state_dict
 
 
-def convert(path: str, key: Optional[str] = None, prefix: Optional[str] = None) -> Dict[str, Tensor]:
+def convert(path: str, key: Optional[str] = None, prefix: Optional[str] = None) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
     """Reads a file and gives its weights our names.
 
     Args:
@@ -21,16 +21,18 @@ def convert(path: str, key: Optional[str] = None, prefix: Optional[str] = None) 
         prefix (str, optional): What stands before the backbone's names, if the file holds several backbones.
 
     Returns:
-        dict[str, Tensor]: By names of ours, the backbone's with 'backbone.' before.
+        tuple[dict[str, Tensor], dict]: Weights by names of ours, the backbone's with 'backbone.' before; and ``dataset_meta``, if the
+        file has names of classes.
 
     Raises:
         FileNotFoundError: No such file.
         CheckpointError: It is unreadable or unsafe, or its weights are not those of a SLaK.
     """
     with named(path):
-        state_dict = convert_state_dict(select_state_dict(load_file(path), key), prefix)
+        checkpoint = load_file(path)
+        state_dict = convert_state_dict(select_state_dict(checkpoint, key), prefix)
         inspect(state_dict)
-    return state_dict
+    return state_dict, describe_classes(checkpoint)
 
 
 def inspect(state_dict: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], dict]:

@@ -1,5 +1,6 @@
 """Whether weights fit the model that they are about to be loaded into. Refuses to load nothing, or half."""
 import re
+from itertools import chain
 from typing import Dict
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from ..registry import MODELS
 from ..sparsity.masks import Masks
 from .file import CheckpointError
 from .infer import infer_config
-from .names import STEM, rename
+from .names import STEM, move, prefixes, rename, unwrapped
 from .weights import check_weights
 
 _OUTPUT_NORM = re.compile(r'norm\d*\.')
@@ -38,6 +39,7 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
     theirs = {}
     for name, ours in rename(name for name in state_dict if name.startswith(prefix)).items():
         name, value = ours[len(prefix):], state_dict.pop(name)
+        name = name if name in own else unwrapped(name)
         if name.startswith('norm.'):
             if not backbone.gap_before_final_norm:
                 continue
@@ -96,12 +98,27 @@ def check_masks(checkpoint: dict) -> None:
                               f'{len(stray) - 1} others. Nothing was loaded. Take another checkpoint.')
 
 
+def match_names(state_dict: dict, model: nn.Module) -> None:
+    """Gives weights, in place, the names that a model has for them, where they differ by wrappers or by where the backbone is."""
+    own = {name for name, _ in chain(model.named_parameters(), model.named_buffers())}  # a state_dict would gather what FSDP spreads
+    names = {name: name if name in own else unwrapped(name) for name in state_dict}
+    theirs, ours = prefixes(names.values()), [f'{name}.' if name else '' for name in backbones(model)]
+    if len(theirs) == len(ours) == 1 and unwrapped(theirs[0]) != unwrapped(ours[0]):
+        moved = move(names.values(), theirs[0], ours[0])
+        names = {name: moved[plain] for name, plain in names.items()}
+    if len(set(names.values())) == len(names):
+        weights = {names[name]: value for name, value in state_dict.items()}
+        state_dict.clear()
+        state_dict.update(weights)
+
+
 def check_fits(state_dict: dict, model: nn.Module) -> None:
-    """Refuses weights that would leave some of the model's at random; mmengine only warns. Official names become ours, in place.
+    """Refuses weights that would leave some of the model's at random; mmengine only warns. Their names become the model's, in place.
 
     Raises:
         CheckpointError: A weight of the model is not there, or has another shape.
     """
+    match_names(state_dict, model)
     for name, module in backbones(model).items():
         adapt_state_dict(state_dict, f'{name}.' if name else '', module)
     own = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}

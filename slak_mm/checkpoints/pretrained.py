@@ -8,7 +8,7 @@ from torch import nn
 
 from .file import CheckpointError, load_file, named
 from .fit import backbones
-from .names import convert_state_dict
+from .names import convert_state_dict, move
 from .weights import select_state_dict
 
 
@@ -40,6 +40,9 @@ class PretrainedInit(MMEnginePretrainedInit):
                 raise ValueError(f"init_cfg: key={self.key!r} is for modules with a SLaK backbone, which {type(module).__name__} "
                                  'has not.')
             return super().__call__(module)
+        if len(found) > 1:
+            raise CheckpointError(f'{self.checkpoint}: {type(module).__name__} has {len(found)} SLaKs, {", ".join(found)}, of which '
+                                  'init_cfg would load one. Nothing was loaded. Give each backbone its own init_cfg.')
         with named(self.checkpoint):
             self._load(module, found[0])
         if hasattr(module, '_params_init_info'):
@@ -47,14 +50,13 @@ class PretrainedInit(MMEnginePretrainedInit):
 
     def _load(self, module: nn.Module, backbone: str) -> None:
         state_dict = convert_state_dict(select_state_dict(load_file(self.checkpoint, self.map_location), self.key), self.prefix)
-        if backbone:
-            root = backbone[:-len('backbone')]
-            state_dict = {root + name: value for name, value in state_dict.items()}
-        else:
-            state_dict = {name[len('backbone.'):]: value for name, value in state_dict.items() if name.startswith('backbone.')}
+        if not backbone:
+            state_dict = {name: value for name, value in state_dict.items() if name.startswith('backbone.')}
+        names = move(state_dict, 'backbone.', f'{backbone}.' if backbone else '')
+        state_dict = {names[name]: value for name, value in state_dict.items()}
         own = module.state_dict()
         wrong = [name for name, value in state_dict.items()
-                 if name in own and not name.startswith(backbone or ' ') and own[name].shape != value.shape]
+                 if name in own and not name.startswith(f'{backbone}.') and own[name].shape != value.shape]
         if backbone and wrong:
             raise CheckpointError(f'{wrong[0]} is {tuple(state_dict[wrong[0]].shape)} in the file and {tuple(own[wrong[0]].shape)} in '
                                   "the model; nothing was loaded. Set the head's config to fit, or load the file by the backbone's "

@@ -1,6 +1,6 @@
 """Which part of a loaded file is the weights, and whether they are weights."""
 import re
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor
@@ -31,6 +31,22 @@ def select_state_dict(checkpoint: dict, key: Optional[str] = None) -> Dict[str, 
                               f'The file has weights neither at its top level nor under state_dict or model; key= may name one '
                               f'of {choices}.')
     return check_weights(checkpoint[key])
+
+
+def describe_classes(checkpoint: dict) -> Dict[str, Any]:
+    """What a loaded file says of a model's classes, as OpenMMLab 2.x has it.
+
+    Returns:
+        dict: ``dataset_meta`` with ``classes``, and ``palette`` and more if they are there; empty if the file has no names of classes.
+    """
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):
+        return {}
+    found = meta.get('dataset_meta')
+    if not isinstance(found, dict):  # OpenMMLab 1.x
+        found = {key: meta[key] for key in ('CLASSES', 'PALETTE') if meta.get(key) is not None}
+    described = {str(key).lower(): value for key, value in found.items()}
+    return dict(dataset_meta=described) if described.get('classes') is not None else {}
 
 
 def check_weights(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:

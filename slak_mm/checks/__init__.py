@@ -1,8 +1,18 @@
-"""What users have, looked at before a run depends on it: annotations, images, configs."""
-from .annotations import DataError, check_detection_data
-from .config import check_data, load_config
-from .images import check_images, classes_of, read_image
-from .refusing import Setup, refusing
+"""What users have, looked at before a run depends on it: configs, data sets as they were built, single images.
 
-__all__ = ['DataError', 'Setup', 'check_data', 'check_detection_data', 'check_images', 'classes_of', 'load_config', 'read_image',
-           'refusing']
+::
+
+    from slak_mm.checks import check_config, load_config
+    for finding in check_config(load_config('my_config.py')):   # tools/check.py
+        print(finding)                                          # fine: ...; warning: ...; error: ...
+"""
+from .config import load_config
+from .everything import CHECKS, check_all, check_config, check_split
+from .findings import DataError, Finding, enforce
+from .images import cut_short
+from .refusing import refusing
+from .setup import Setup
+from .split import Split
+
+__all__ = ['CHECKS', 'DataError', 'Finding', 'Setup', 'Split', 'check_all', 'check_config', 'check_split', 'cut_short', 'enforce',
+           'load_config', 'refusing']

@@ -11,8 +11,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import InputError
-from .annotations import check_detection_data
+from ..registry import library_of
 from .refusing import refusing
+from .settings import check_settings
 
 # of a config: what the Runner takes, what it looks up as well, and what the tools do
 SETTINGS = {*inspect.signature(Runner).parameters, 'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports',
@@ -42,11 +43,16 @@ def load_config(path: Union[str, Path], options: Optional[dict] = None, work_dir
         if options:
             cfg.merge_from_dict(options)
         import_module(cfg.get('default_scope') or 'mmengine')  # of a library that is not there, mmengine uses others
+        library = library_of(cfg)
     check_names(cfg, known, str(path))
+    try:
+        check_settings(cfg)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
     cfg.launcher = launcher
     if work_dir or not cfg.get('work_dir'):
         cfg.work_dir = work_dir or str(Path('work_dirs') / Path(path).stem)
-    if cfg.get('default_scope') == 'mmpretrain':
+    if library == 'mmpretrain':
         set_loader_defaults(cfg)
     return cfg
 
@@ -62,7 +68,9 @@ def check_names(cfg: Config, known: set, path: str) -> None:
     Raises:
         InputError: Nothing reads a setting, and its name is close to one that is read.
     """
-    for name in cfg:
+    for name, value in cfg.items():
+        if isinstance(value, type):  # imported by a new-style config
+            continue
         close = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=.92 if name in known else 0.)
         if name not in SETTINGS and close:
             where = path if name in known else '--cfg-options'
@@ -78,21 +86,3 @@ def set_loader_defaults(cfg: Config) -> None:
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
-
-
-def check_data(cfg: Config, *splits: str) -> None:
-    """Reads the annotations of a detector's data sets; those of other libraries are left alone.
-
-    Args:
-        cfg (Config): As :func:`load_config` returns it.
-        *splits (str): Of 'train', 'val' and 'test'.
-
-    Raises:
-        DataError: mmdet would pass over some of them in silence: see :func:`check_detection_data`.
-    """
-    if cfg.get('default_scope') == 'mmdet':
-        for split in splits:
-            loader = cfg.get(f'{split}_dataloader')
-            if loader:
-                with refusing(f'{split}_dataloader'):
-                    check_detection_data(loader.dataset)

@@ -1,17 +1,20 @@
 """Turns exceptions about what a user described into one line. Bugs keep their traceback."""
+import os.path as osp
 from contextlib import contextmanager
 from traceback import walk_tb
-from typing import Iterator
+from types import FrameType
+from typing import Iterator, List, Optional
 
 from mmengine.dataset import BaseDataset
-from mmengine.hooks import Hook
 
-from ..checkpoints import SCHEME, CheckpointError
 from ..errors import TRACEBACK, InputError, UserError
-from ..models.wrappers import unwrap
-from .images import check_images, classes_of, empty
+from .class_lists import names_in_file
+from .findings import DataError, listed
+from .split import classes_of, source_of
 
 REFUSED = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
+
+NOT_ANNOTATIONS = ('', '.py', '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')  # files that a data set mentions while it reads others
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
 
     Raises:
         InputError: For each of ``kinds``, from it.
-        DataError: mmengine found no data.
+        DataError: A data set found no data, or cannot read a file of annotations.
         UserError, OSError: As they were raised.
     """
     try:
@@ -32,52 +35,45 @@ def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except kinds as error:
-        for frame, _ in walk_tb(error.__traceback__):
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) is a repr
+        text = f'{type(error).__name__}: {" ".join(str(text).split())[:600].rstrip(".")}'
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        for frame in frames:
             if frame.f_code is BaseDataset._serialize_data.__code__ and not frame.f_locals['self'].data_list:
                 raise empty(frame.f_locals['self']) from error
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) is a repr
-        text = ' '.join(str(text).split())[:600].rstrip('.')
-        raise InputError(f'{what}: {type(error).__name__}: {text}. Fix it there or with --cfg-options; {TRACEBACK}=1 shows where it '
-                         'was raised.') from error
+        path = _file_that_is_read(frames)
+        if path:
+            raise DataError(f'{path} cannot be used as annotations: {text}. Fix the file, or ann_file and type of the data set; '
+                            f'{TRACEBACK}=1 shows where it was raised.') from error
+        raise InputError(f'{what}: {text}. Fix it there or with --cfg-options; {TRACEBACK}=1 shows where it was raised.') from error
 
 
-class Setup(Hook):
-    """A context in which a Runner is built and started. Until its loop begins, exceptions are refusals; afterwards, they are bugs.
+def _file_that_is_read(frames: List[FrameType]) -> Optional[str]:
+    """The file that a data set was reading: the innermost variable that is the path of one, else its file of annotations."""
+    loading = [i for i, frame in enumerate(frames) if frame.f_code.co_name == 'load_data_list']
+    if not loading:
+        return None
+    for frame in reversed(frames[loading[0]:]):
+        for value in frame.f_locals.values():
+            if isinstance(value, str) and osp.splitext(value)[1].lower() not in NOT_ANNOTATIONS and osp.isfile(value):
+                return value
+    return getattr(frames[loading[0]].f_locals.get('self'), 'ann_file', None) or None
 
-    As a hook of that Runner it also looks at the data, before weights are loaded.
 
-    Args:
-        config (str): Path of the config, for messages.
-    """
-
-    priority = 'LOWEST'
-
-    def __init__(self, config: str):
-        self._what = config
-        self._over = False
-
-    def __enter__(self) -> 'Setup':
-        return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if error is not None and not self._over:
-            with refusing(self._what):
-                raise error
-
-    def before_run(self, runner) -> None:
-        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
-            if hasattr(loop, 'dataloader'):  # it is built, because it will run
-                check_images(loop.dataloader.dataset, classes_of(unwrap(runner.model)))
-
-    def before_train(self, runner) -> None:
-        self._over = True
-
-    before_test = before_train
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Refuses to resume from weights alone."""
-        meta, path = checkpoint.get('meta', {}), runner._load_from.replace(SCHEME, '')
-        self._what = f'{path}, with {self._what}'
-        if runner._resume and not all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter')):
-            raise CheckpointError(f'{path} holds weights, but not where a training stopped: it cannot be resumed. Start '
-                                  'a training from it with --pretrained.')
+def empty(dataset) -> DataError:
+    """The error about a data set in which nothing is left: mmengine's does not say why."""
+    source, classes = source_of(dataset), classes_of(dataset)
+    try:
+        infos = dataset.load_data_list()  # before they were filtered
+    except Exception:  # it was only for the message
+        infos = []
+    if infos and classes:
+        names = names_in_file(dataset, infos)
+        found = f' The file has: {listed(names)}.' if names else ''
+        return DataError(f'{source}: no image shows an object of the classes {listed(classes)}: all {len(infos)} are filtered.'
+                         f"{found} metainfo=dict(classes=(...)) of the data set names the classes; "
+                         'filter_cfg=dict(filter_empty_gt=False) keeps images without objects.')
+    if infos:
+        return DataError(f'{source}: each of the {len(infos)} images is filtered: see filter_cfg of the data set.')
+    return DataError(f'{type(dataset).__name__}: no images are found by {source}: no image is listed. Set data_root, data_prefix and '
+                     'ann_file of the data set to where they are.')

@@ -123,6 +123,9 @@ def resolve_own_configs() -> None:
 
     mmengine must know the package; it would insist on a folder before the file's name, which our flat configs/ lacks, and does not
     find packages that were installed with ``pip install -e``. ``mmengine.hub.get_config('slak_mm::...')`` likewise.
+
+    Names without a scope stay as they are: our configs are written for the scope of a library, their ``default_scope``. mmengine would
+    look them up in the package's, where ``EMAHook`` is not mmpretrain's.
     """
     MODULE2PACKAGE['slak_mm'] = 'slak_mm'
     if find_spec('mmseg'):
@@ -133,7 +136,7 @@ def resolve_own_configs() -> None:
         scope, _, name = cfg_path.partition('::')
         if scope != 'slak_mm':
             return stock(cfg_path, filename)
-        return str(find_config(name)), scope
+        return str(find_config(name)), None
 
     def get_config(cfg_path: str, pretrained: bool = False) -> Config:
         if not cfg_path.startswith('slak_mm::'):

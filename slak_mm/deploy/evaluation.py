@@ -1,18 +1,22 @@
 """A config and a Runner made for testing a checkpoint. The functions that set something change the config that they are given."""
 import os
+from copy import copy
+from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 
 from ..checkpoints import check_fits
 from ..errors import InputError
 from ..models.wrappers import unwrap
+from ..registry import HOOKS, class_of, is_a, library_of
 from .merge import merge_model
 
 TTA_MODELS = dict(
     mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
-    mmdet=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    mmdet=dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     mmseg=dict(type='mmseg.SegTTAModel'))
+FLIPS = dict(mmdet='mmdet.RandomFlip', mmseg='mmseg.RandomFlip')  # mmpretrain's is mmcv's
 
 
 class PrepareModelHook(Hook):
@@ -37,34 +41,54 @@ def set_show_dir(cfg: Config, show_dir: str) -> None:
     """Has each prediction painted over its image, into a folder.
 
     Raises:
-        InputError: The config has no visualization hook.
+        InputError: The config has no visualization hook, or one of which nothing is known.
     """
     show_dir = os.path.abspath(show_dir)
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise InputError('--show-dir needs default_hooks.visualization in the config.')
-    if hook.type.endswith('SegVisualizationHook'):
+    scope = cfg.get('default_scope')
+    if is_a(hook, 'SegVisualizationHook', HOOKS, scope):
         hook.update(draw=True, interval=1)
         cfg.visualizer.save_dir = show_dir
-    elif hook.type.endswith('DetVisualizationHook'):
+    elif is_a(hook, 'DetVisualizationHook', HOOKS, scope):
         hook.update(draw=True, interval=1, test_out_dir=show_dir)
-    else:
+    elif is_a(hook, 'VisualizationHook', HOOKS, scope):
         hook.update(enable=True, interval=1, out_dir=show_dir)
+    else:
+        raise InputError(f'--show-dir knows SegVisualizationHook, DetVisualizationHook and VisualizationHook; the config has '
+                         f'{hook.get("type")} as default_hooks.visualization.')
 
 
 def remove_ema(cfg: Config) -> None:
     """The weights in a checkpoint already are the average, and EMAHook can swap neither merged kernels nor a model wrapped for TTA."""
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if not hook.type.endswith('EMAHook')]
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if not _averages(hook, cfg.get('default_scope'))]
+
+
+def _averages(hook: Any, scope: Optional[str]) -> bool:
+    if isinstance(hook, Hook):
+        return isinstance(hook, EMAHook)
+    return issubclass(class_of(hook, HOOKS, scope) or Hook, EMAHook)
 
 
 def set_tta(cfg: Config) -> None:
-    """Test-time augmentation: the config's, or flipping."""
+    """Test-time augmentation: the config's, or flipping.
+
+    Raises:
+        InputError: The config has no ``tta_model``, and is of no library that would have one.
+    """
+    library = library_of(cfg)
+    if 'tta_model' not in cfg and library not in TTA_MODELS:
+        raise InputError(f'--tta needs tta_model in the config: its default_scope is {library!r}, none of {", ".join(TTA_MODELS)}.')
     dataset = cfg.test_dataloader.dataset
     if 'tta_pipeline' not in cfg:
         *load, pack = dataset.pipeline
         if 'meta_keys' in pack:
-            pack = dict(pack, meta_keys=(*pack['meta_keys'], 'flip', 'flip_direction'))
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+            pack = copy(pack)  # not dict(pack): a config cannot be written with classes in it, only with what becomes them
+            pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+        flips = [dict(type=FLIPS.get(library, 'RandomFlip'), prob=prob) for prob in (1., 0.)]
         cfg.tta_pipeline = [*load, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.get('tta_model', TTA_MODELS[cfg.default_scope]), module=cfg.model)
+    model = copy(cfg.tta_model) if 'tta_model' in cfg else ConfigDict(TTA_MODELS[str(library)])
+    model['module'] = cfg.model
+    cfg.model = model

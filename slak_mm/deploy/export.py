@@ -9,14 +9,16 @@ import onnxscript.optimizer
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from ..checkpoints import check_fits, named, source
 from ..errors import InputError, UserError
+from ..models.backbones import backbone_cfg, backbone_cfgs, backbone_of
 from ..models.build import build_model
+from ..registry import enter_scope, library_of
 from .merge import merge_model
 
 OLDEST_TORCH = '2.6'
@@ -33,7 +35,7 @@ def check_exportable(cfg: Config, backbone_only: bool) -> None:
     if digit_version(torch.__version__) < digit_version(OLDEST_TORCH):
         raise UserError(f'the export needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}. Run it in another environment: '
                         'the checkpoint may be of any.')
-    if cfg.default_scope == 'mmdet' and not backbone_only:
+    if library_of(cfg) == 'mmdet' and not backbone_only:
         raise InputError('of a detector only the backbone is exported: add --backbone. For a whole detector use mmdeploy, '
                          'https://github.com/open-mmlab/mmdeploy.')
 
@@ -54,12 +56,20 @@ def build(cfg: Config, checkpoint: str, backbone_only: bool = False) -> nn.Modul
         checkpoint (str): Path or URL; 'none' for random weights.
         backbone_only (bool): The backbone alone, whose outputs are its feature maps. Defaults to False.
     """
-    init_default_scope(cfg.default_scope)
-    model = nn.ModuleDict(dict(backbone=MODELS.build(cfg.model.backbone))) if backbone_only else build_model(cfg)
+    enter_scope(cfg)
+    model = _build_backbone(cfg) if backbone_only else build_model(cfg)
     if checkpoint != 'none':
         load(model, checkpoint)
     merge_model(model)
-    return revert_sync_batchnorm(model.backbone if backbone_only else model).eval()
+    return revert_sync_batchnorm(backbone_of(model) if backbone_only else model).eval()
+
+
+def _build_backbone(cfg: Config) -> nn.Module:
+    """The backbone alone, in modules that give its weights the names that they have in the whole model."""
+    module = MODELS.build(backbone_cfg(cfg))
+    for part in reversed(next(iter(backbone_cfgs(cfg))).split('.')[1:]):
+        module = nn.ModuleDict({part: module})
+    return module
 
 
 def export(model: nn.Module, images: Tensor, output_names: Sequence[str], opset: int = 20) -> onnx.ModelProto:

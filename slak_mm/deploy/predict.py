@@ -1,37 +1,92 @@
 """Predictions by OpenMMLab's own inferencers, with what they do not check checked first."""
+import copy
+import logging
+import math
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import CheckpointLoader
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
-from ..checks import DataError, read_image, refusing
+from ..checks import DataError, cut_short, refusing
+from ..registry import class_of, enter_scope, library_of
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp')
+Loader = Callable[[str], np.ndarray]
+MOST_PIXELS = 25_000_000  # of a picture: to draw takes a hundred bytes for each
 
 
-def find_images(path: Path) -> List[str]:
+def image_loader(cfg: Config) -> Loader:
+    """Reads images as the config's test pipeline does: with its decoder, its colours, its view of EXIF's orientation.
+
+    Args:
+        cfg (Config): As :func:`slak_mm.checks.load_config` returns it, and before :func:`build_inferencer` changes its pipeline.
+
+    Returns:
+        Callable: Takes a path; returns (H, W, 3), or (H, W) or (H, W, C) if the pipeline reads other images. It raises a DataError
+        that names a file that is no image.
+    """
+    enter_scope(cfg)
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    steps = [step for step in dataset.get('pipeline') or () if _name_of(step, cfg).startswith('LoadImage')]
+    with refusing(cfg.filename or 'config'):
+        transform = TRANSFORMS.build(steps[0] if steps else dict(type=LoadImageFromFile))
+
+    def load(path: str) -> np.ndarray:
+        try:
+            image = transform(dict(img_path=path))['img']
+        except Exception as error:  # each decoder has its own
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
+            image = None
+        if image is None or cut_short(path, transform):
+            raise DataError(f'{path} cannot be read as an image: it is cut short or of another format. Copy it again or remove it.')
+        return image
+
+    return load
+
+
+def _name_of(step: dict, cfg: Config) -> str:
+    return getattr(class_of(step, TRANSFORMS, cfg.get('default_scope')), '__name__', '')
+
+
+def find_images(path: Path, load: Loader) -> List[str]:
     """The image, or those in the folder, each of which can be read.
+
+    Args:
+        path (Path): Of either.
+        load (Callable): Of :func:`image_loader`.
 
     Raises:
         DataError: There is none, or one cannot be read.
     """
     if path.is_file():
-        read_image(str(path))
+        load(str(path))
         return [str(path)]
     images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
     if not images:
-        raise DataError(f'{path} is neither an image nor a folder with images (jpg, png, bmp).')
+        raise DataError(f'{path} is neither an image nor a folder with images ({", ".join(suffix[1:] for suffix in SUFFIXES)}).')
     for image in images:
-        read_image(str(path / image))
+        load(str(path / image))
     return [str(path / image) for image in images]
 
 
 def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None) -> Any:
     """The inferencer of the config's library, with the weights of a checkpoint that fits.
+
+    It has the names and colours of classes that the file says, else those of the config's test data set. The libraries' own fallback
+    is the 80 names of COCO, or the 19 of Cityscapes, whatever the model was trained for.
 
     Args:
         cfg (Config): As :func:`slak_mm.checks.load_config` returns it.
@@ -42,39 +97,156 @@ def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None)
         CheckpointError: The file is unreadable or unsafe, or leaves weights of the model at random.
         InputError: The config cannot be built.
     """
-    init_default_scope(cfg.default_scope)
+    enter_scope(cfg)
     weights = source(checkpoint)
     with named(checkpoint), refusing(cfg.filename):
         inferencer = _build(cfg, weights, device)
-        check_fits(CheckpointLoader.load_checkpoint(weights, 'cpu')['state_dict'], inferencer.model)
+        loaded = CheckpointLoader.load_checkpoint(weights, 'cpu')
+        check_fits(loaded['state_dict'], inferencer.model)
+        _name_classes(inferencer, cfg, loaded['meta'].get('dataset_meta', {}))
     return inferencer
 
 
+def _name_classes(inferencer: Any, cfg: Config, described: Dict[str, Any]) -> None:
+    """Has an inferencer call and paint its classes as the file says, else as the config does."""
+    fallback = metainfo_of(cfg)
+    classes = described.get('classes') or fallback.get('classes')
+    if not classes:
+        print_log('Neither the checkpoint nor the config says what the classes are called: names and colours in the pictures are not '
+                  'those of the model. Set metainfo=dict(classes=(...)) of test_dataloader.dataset.', 'current', logging.WARNING)
+    elif library_of(cfg) == 'mmpretrain':
+        inferencer.classes = classes
+    elif library_of(cfg) == 'mmseg':
+        palettes = (meta.get('palette') for meta in (described, fallback))
+        palette = next((palette for palette in palettes if palette and len(palette) == len(classes)), None)
+        inferencer.model.dataset_meta = dict(classes=classes, palette=palette or _random_palette(len(classes)))
+    else:
+        inferencer.model.dataset_meta['classes'] = classes
+
+
+def _random_palette(count: int) -> List[List[int]]:
+    """That of mmseg's data sets that have none of their own."""
+    return np.random.RandomState(42).randint(0, 255, size=(count, 3)).tolist()
+
+
+def metainfo_of(cfg: Config) -> Dict[str, Any]:
+    """What a config's test data set says of its classes, whose files need not be there.
+
+    Returns:
+        dict: ``classes``, ``palette`` and more, as far as they are known. The palette is of these classes.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    kind: Any = class_of(dataset, DATASETS, cfg.get('default_scope'))
+    if not hasattr(kind, '_load_metainfo'):
+        return {}
+    found = dict(kind._load_metainfo(copy.deepcopy(dataset.get('metainfo'))))
+    colours = dict(zip(kind.METAINFO.get('classes') or (), kind.METAINFO.get('palette') or ()))
+    classes = found.get('classes') or ()
+    if len(found.get('palette') or ()) != len(classes):  # some of the data set's classes were chosen
+        found['palette'] = [colours[name] for name in classes] if colours.keys() >= set(classes) else None
+    return found
+
+
+def _with_plain_names(cfg: Config, library: Optional[str]) -> Config:
+    """A copy whose transforms for tests are called as the inferencers look for them, by their names, however the config does."""
+    cfg = copy.deepcopy(cfg)
+    for step in cfg.test_dataloader.dataset.get('pipeline') or ():
+        kind = class_of(step, TRANSFORMS, cfg.get('default_scope'))
+        if kind is not None and class_of(dict(type=kind.__name__), TRANSFORMS, library) is kind:
+            step['type'] = kind.__name__
+    return cfg
+
+
 def _build(cfg: Config, weights: str, device: Optional[str]) -> Any:
-    if cfg.default_scope == 'mmpretrain':
+    library = library_of(cfg)
+    cfg = _with_plain_names(cfg, library)
+    if library == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
         return ImageClassificationInferencer(cfg, pretrained=weights, device=device)
-    if cfg.default_scope == 'mmseg':
+    if library == 'mmseg':
         from mmseg.apis import MMSegInferencer
         return MMSegInferencer(cfg, weights=weights, device=device)
     from mmdet.apis import DetInferencer
     return DetInferencer(cfg, weights=weights, device=device)
 
 
-def predict(inferencer: Any, cfg: Config, images: List[str], out: str, score_thr: float = .3) -> Optional[List[Dict[str, Any]]]:
-    """Writes a picture of each prediction.
+def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loader, score_thr: float = .3) -> List[Dict[str, Any]]:
+    """Writes a picture of each prediction, and of a segmentor the map of labels as well.
+
+    A picture of more than ``MOST_PIXELS`` is drawn smaller.
 
     Args:
         inferencer: Of :func:`build_inferencer`, with the same config.
         cfg (Config): Says the library.
         images (list[str]): Paths.
         out (str): Folder for the pictures.
+        load (Callable): Of :func:`image_loader`: the pictures show the image as the model was given it.
         score_thr (float): Least score of a detector's box that is drawn. Defaults to 0.3.
 
     Returns:
-        list[dict] | None: Of a classifier, ``pred_label``, ``pred_score`` and, if it is known, ``pred_class`` of each image.
+        list[dict]: Of a classifier, ``pred_label``, ``pred_score`` and, if it is known, ``pred_class`` of each; of others nothing.
     """
-    if cfg.default_scope == 'mmpretrain':
-        return inferencer(images, show_dir=out)
-    inferencer(images, out_dir=out, **({} if cfg.default_scope == 'mmseg' else dict(pred_score_thr=score_thr)))
-    return None
+    if library_of(cfg) == 'mmpretrain':
+        return [_classify(inferencer, image, out, load) for image in images]
+    visualizer = inferencer.visualizer
+    if library_of(cfg) == 'mmseg':
+        visualizer.set_dataset_meta(**inferencer.model.dataset_meta)
+        visualizer.alpha = .8
+    for image in images:
+        sample = inferencer.forward(pseudo_collate([inferencer.pipeline(image)]))[0]
+        path = Path(out, 'vis', Path(image).name)
+        options = {} if library_of(cfg) == 'mmseg' else dict(pred_score_thr=score_thr)
+        suffix = path.suffix if path.suffix.lower() in SUFFIXES[:4] else '.png'
+        pixels = load(image)
+        step = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / MOST_PIXELS))
+        visualizer.add_datasample(path.name, as_picture(pixels[::step, ::step]), reduced(sample, step), draw_gt=False,
+                                  out_file=str(path.with_suffix(suffix)), **options)
+        if 'pred_sem_seg' in sample:
+            mmcv.imwrite(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8), str(Path(out, 'pred', f'{path.stem}_pred.png')))
+    return []
+
+
+def _classify(inferencer: Any, image: str, out: str, load: Loader) -> Dict[str, Any]:
+    from mmpretrain.visualization import UniversalVisualizer
+    pixels = load(image)
+    sample = inferencer.forward(next(iter(inferencer.preprocess([pixels]))))[0]
+    inferencer.visualizer = inferencer.visualizer or UniversalVisualizer()
+    inferencer.visualizer.visualize_cls(as_picture(pixels), sample, classes=inferencer.classes, draw_gt=False,
+                                        name=Path(image).name, out_file=str(Path(out, f'{Path(image).stem}.png')))
+    return inferencer.postprocess([sample], None)[0]
+
+
+def reduced(sample: BaseDataElement, step: int) -> BaseDataElement:
+    """A prediction for each ``step``-th pixel of its image, in both directions; for 1, the prediction itself."""
+    if step == 1:
+        return sample
+    small = type(sample)(metainfo=sample.metainfo)
+    for name, value in sample.items():
+        if isinstance(value, PixelData):
+            value = PixelData(**{key: each[..., ::step, ::step] for key, each in value.items()})
+        elif isinstance(value, InstanceData):
+            fields = dict(value.items())
+            fields.update({key: fields[key] / step for key in ('bboxes', ) if key in fields})
+            fields.update({key: fields[key][..., ::step, ::step] for key in ('masks', ) if key in fields})
+            value = InstanceData(**fields)
+        setattr(small, name, value)
+    return small
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """An image as the libraries load it, to be looked at.
+
+    Args:
+        image (ndarray): (H, W) or (H, W, C), colours in OpenCV's order; of more than three channels the first three are taken.
+
+    Returns:
+        ndarray: (H, W, 3), RGB, of bytes; other numbers are stretched to their range.
+    """
+    image = image.reshape(*image.shape[:2], -1)
+    image = image[..., 2::-1] if image.shape[-1] > 2 else image[..., :1].repeat(3, -1)
+    if image.dtype != np.uint8:
+        low, high = np.nanmin(image), np.nanmax(image)
+        image = ((np.nan_to_num(image).astype(np.float64) - low) * (255 / max(float(high - low), 1e-12))).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image)

@@ -2,8 +2,10 @@
 from typing import Any, Dict
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 from ..checkpoints import source
+from ..registry import HOOKS, class_of
 from .checkpoint_hook import newest_checkpoint
 
 RELIABLE_HOOKS: Dict[str, Dict[str, Any]] = dict(
@@ -27,5 +29,5 @@ def set_reliable_hooks(cfg: Config) -> None:
         if cfg.default_hooks[name] is None:
             cfg.default_hooks.pop(name)
     checkpoint = cfg.default_hooks.checkpoint
-    if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+    if checkpoint and class_of(checkpoint, HOOKS, cfg.get('default_scope')) is CheckpointHook:
         checkpoint.type = RELIABLE_HOOKS['checkpoint']['type']

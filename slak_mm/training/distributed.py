@@ -16,13 +16,14 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS
+from mmengine.registry import MODEL_WRAPPERS, STRATEGIES
 from mmengine.runner import FlexibleRunner, weights_to_cpu
 from mmengine.utils import digit_version
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..errors import UserError
+from ..registry import is_a
 
 VARIABLES = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 
@@ -85,10 +86,10 @@ def prepare_cpu_launch(cfg: Config) -> None:
             cfg.model_wrapper_cfg = dict(wrapper, find_unused_parameters=cfg.get('find_unused_parameters', False))
     else:
         cfg.setdefault('strategy', dict(type='DDPStrategy'))
-        wrappers: Dict[str, Dict[str, Any]] = dict(DDPStrategy=wrapper, FSDPStrategy=dict(device_id='cpu'))
-        needed = wrappers.get(cfg.strategy.type, {})
-        cfg.strategy.model_wrapper = {**needed, **(cfg.strategy.get('model_wrapper') or {})}
-        if cfg.strategy.type == 'FSDPStrategy':
+        wrappers: Dict[str, Dict[str, Any]] = dict(FSDPStrategy=dict(device_id='cpu'), DDPStrategy=wrapper)
+        kind = next((name for name in wrappers if is_a(cfg.strategy, name, STRATEGIES, cfg.get('default_scope'))), None)
+        cfg.strategy.model_wrapper = {**wrappers.get(kind or '', {}), **(cfg.strategy.get('model_wrapper') or {})}
+        if kind == 'FSDPStrategy':
             # what torch offloads from a CPU to the CPU shares memory that it uses again
             cfg.strategy.state_dict_cfg = dict(
                 state_dict_type='FULL_STATE_DICT',

@@ -5,8 +5,12 @@ from typing import Optional
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 
 from ..errors import InputError
+from ..models.backbones import backbone_cfg, backbone_cfgs
+from ..registry import class_of
 
 
 def set_amp(cfg: Config) -> None:
@@ -15,9 +19,9 @@ def set_amp(cfg: Config) -> None:
     Raises:
         InputError: The config has an optimizer wrapper of its own.
     """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {kind}.')
+    kind = class_of(cfg.optim_wrapper, OPTIM_WRAPPERS, cfg.get('default_scope')) if 'type' in cfg.optim_wrapper else OptimWrapper
+    if kind not in (OptimWrapper, AmpOptimWrapper):
+        raise InputError(f'--amp turns OptimWrapper into AmpOptimWrapper; the config has {cfg.optim_wrapper.type}.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -35,15 +39,24 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
-def set_pretrained(cfg: Config, pretrained: Optional[str]) -> None:
-    """``--pretrained``, else the file that the config names, if it is there."""
+def set_pretrained(cfg: Config, pretrained: Optional[str], from_scratch: bool = False) -> None:
+    """``--pretrained``, else the file that the config names as ``pretrained``; with ``--from-scratch`` neither.
+
+    Raises:
+        InputError: The file that the config names is not there, or it is not clear which backbone is to be loaded.
+    """
     if not pretrained:
         pretrained = cfg.get('pretrained')
-        if not pretrained or cfg.resume or cfg.load_from or cfg.model.backbone.get('init_cfg'):
+        if not pretrained or cfg.get('resume') or cfg.get('load_from'):
             return
-        if not os.path.exists(pretrained):
-            print_log(f'{pretrained} is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the paper are out '
-                      'of reach. Put the file there or give it with --pretrained FILE_OR_URL; docs/model_zoo.md says where the '
-                      'official files are.', logger='current', level=logging.WARNING)
+        if from_scratch:
+            print_log(f'--from-scratch: {pretrained} is not loaded. THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the '
+                      'paper are out of reach.', logger='current', level=logging.WARNING)
             return
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        if any(backbone.get('init_cfg') for backbone in backbone_cfgs(cfg).values()):
+            return
+        if '://' not in pretrained and not os.path.exists(os.path.expanduser(pretrained)):
+            raise InputError(f'{pretrained} is not there, from which the config starts its backbone. Put it there, or give it with '
+                             '--pretrained FILE_OR_URL (docs/model_zoo.md says where the official files are); --from-scratch trains '
+                             'from random weights, with which the results of the paper are out of reach.')
+    backbone_cfg(cfg).init_cfg = dict(type='Pretrained', checkpoint=pretrained)

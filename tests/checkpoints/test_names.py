@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from versions import needs_torch
 
-from slak_mm.checkpoints import CheckpointError, convert_state_dict, infer_config
+from slak_mm.checkpoints import CheckpointError, PretrainedInit, check_fits, convert_state_dict, infer_config
 from slak_mm.compat import load_weights_only
 from slak_mm.models import SLaK
 
@@ -201,3 +201,82 @@ def test_a_head_of_another_size_is_refused(micro, official):
             head=dict(type='LinearClsHead', num_classes=10, in_channels=26), init_cfg=pretrained(official)))
         with pytest.raises(CheckpointError, match=r'head.fc.weight is \(7, 26\) in the file and \(10, 26\)'):
             model.init_weights()
+
+
+# ---- wrappers, and backbones under other names ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def segmentor(raw):
+    """Official names of a segmentor: backbone and two heads."""
+    weights = {f'backbone.{k}': v for k, v in raw['model'].items() if not k.startswith(('norm', 'head'))}
+    return {**weights, 'decode_head.conv_seg.weight': torch.ones(3, 8, 1, 1), 'auxiliary_head.conv_seg.bias': torch.ones(3)}
+
+
+def replaced(state_dict, old, new):
+    return {name.replace(old, new, 1): value for name, value in state_dict.items()}
+
+
+@pytest.mark.parametrize('old, new', [
+    ('backbone.', 'backbone._orig_mod.'), ('backbone.', 'backbone.module.'), ('backbone.', 'backbone._fsdp_wrapped_module.'),
+    ('backbone.stages.0.', 'backbone.stages.0._orig_mod.'), ('', 'module._orig_mod.'), ('decode_head.', 'decode_head.module.'),
+    ('.large_kernel.', '.large_kernel._checkpoint_wrapped_module.'), ('', 'model.'), ('', 'module.student.'),
+    ('backbone.', 'encoder.'), ('backbone.', 'img_backbone.')])
+def test_no_weight_is_lost_in_a_wrapper(segmentor, old, new):
+    plain = convert_state_dict(segmentor)
+    converted = convert_state_dict(replaced(segmentor, old, new))
+    assert len(plain) == len(segmentor) and converted.keys() == plain.keys()
+
+
+def test_what_belongs_to_another_model_is_left_out_with_a_warning(segmentor, monkeypatch):
+    lines = []
+    monkeypatch.setattr('slak_mm.checkpoints.names.print_log', lambda line, *_: lines.append(line))
+    both = {**replaced(segmentor, '', 'student.'), 'teacher.head.weight': torch.ones(1)}
+    assert convert_state_dict(both).keys() == convert_state_dict(segmentor).keys()
+    assert len(lines) == 1 and '1 weights' in lines[0] and 'teacher.head' in lines[0]
+
+
+def test_a_classifier_beside_other_things(raw):
+    other = {**{f'model.{name}': value for name, value in raw['model'].items()}, 'criterion.weight': torch.ones(2)}
+    assert convert_state_dict(other).keys() == convert_state_dict(raw['model']).keys()
+
+
+class Whole(torch.nn.Module):
+    """A model whose SLaK is at ``place``, and a head beside it."""
+
+    def __init__(self, micro, place='backbone'):
+        super().__init__()
+        *parents, name = place.split('.')
+        inner = torch.nn.Module()
+        inner.add_module(name, SLaK(**micro))
+        inner.add_module('decode_head', torch.nn.Linear(2, 2))
+        for parent in parents:
+            outer = torch.nn.Module()
+            outer.add_module(parent, inner)
+            inner = outer
+        self._modules.update(inner._modules)
+
+
+@pytest.mark.parametrize('place', ['backbone', 'detector.backbone', 'img_backbone', 'encoder'])
+@pytest.mark.parametrize('wrap', [lambda name: name, lambda name: name.replace('backbone.', 'backbone._orig_mod.'),
+                                  lambda name: f'model.{name}'])
+def test_names_become_those_of_the_model(micro, place, wrap):
+    weights = {wrap(name): value + 1 for name, value in Whole(micro).state_dict().items()}
+    model = Whole(micro, place)
+    check_fits(weights, model)
+    model.load_state_dict(weights)
+
+
+@pytest.mark.parametrize('place', ['backbone', 'detector.backbone', 'img_backbone'])
+def test_initialized_wherever_the_backbone_is(micro, official, place):
+    model = Whole(micro, place)
+    PretrainedInit(checkpoint=str(official))(model)
+    plain = Whole(micro)
+    PretrainedInit(checkpoint=str(official))(plain)
+    assert torch.equal(model.get_submodule(place).stages[3][0].pwconv2.weight, plain.backbone.stages[3][0].pwconv2.weight)
+
+
+def test_several_backbones_each_need_an_init_cfg(micro, official):
+    both = torch.nn.ModuleDict(dict(student=Whole(micro), teacher=Whole(micro)))
+    with pytest.raises(CheckpointError, match='student.backbone, teacher.backbone'):
+        PretrainedInit(checkpoint=str(official))(both)

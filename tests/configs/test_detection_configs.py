@@ -271,7 +271,8 @@ def test_the_full_models(name, write, metrics, work_dir):
     data = work_dir / 'data'
     write(data, ToySpec(num_train=4, num_val=2))
     config, options = read(name).filename, {**data_options(data), **small(name), 'default_hooks.checkpoint.max_keep_ckpts': 1}
-    log = call(ROOT / 'tools/train.py', config, '--work-dir', work_dir, *cfg_options(**options, **{'train_cfg.max_epochs': 1}))
+    log = call(ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--from-scratch',
+               *cfg_options(**options, **{'train_cfg.max_epochs': 1}))
     assert 'THE BACKBONE STARTS FROM RANDOM WEIGHTS' in log and 'Epoch(train) [1][2/2]' in log
     assert all(metric in log for metric in metrics)
     log = call(ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--resume',

@@ -78,7 +78,7 @@ CASES = dict(
     },
     classification={
         'no data': (partial(remove, '.'), 'val'),
-        'no images folder': (partial(remove, 'val'), 'val/ILSVRC2012_val_00000001.JPEG: No such file'),
+        'no images folder': (partial(remove, 'val'), 'val/ILSVRC2012_val_00000001.JPEG is not there'),
         'a list of nothing': (partial(write, 'meta/val.txt', b''), 'no images are found'),
         'a list without labels': (partial(write, 'meta/val.txt', b'ILSVRC2012_val_00000001.JPEG\n'), 'ValueError'),
         'a list with names': (partial(write, 'meta/val.txt', b'ILSVRC2012_val_00000001.JPEG dog\n'), "'dog'"),
@@ -91,8 +91,8 @@ CASES = dict(
     detection={
         'no data': (partial(remove, '.'), JSON),
         'no annotations': (partial(remove, JSON), JSON),
-        'half the annotations': (partial(halve, JSON), JSON, 'is not in the format of COCO'),
-        'annotations that are a list': (partial(write, JSON, b'[]'), JSON, 'is not in the format of COCO'),
+        'half the annotations': (partial(halve, JSON), JSON, 'cannot be used as annotations'),
+        'annotations that are a list': (partial(write, JSON, b'[]'), JSON, 'cannot be used as annotations'),
         'no image in the list': (partial(edit, JSON, lambda content: content.update(images=[])), JSON, 'no image is listed'),
         'an unknown class': (partial(edit, JSON, lambda content: content['annotations'][0].update(category_id=91)), 'category_id 91'),
         'an image that is not there': (partial(remove, PICTURE), PICTURE),
@@ -102,7 +102,7 @@ CASES = dict(
         'no list': (partial(remove, LIST), LIST),
         'a list of nothing': (partial(write, LIST, b''), LIST, 'no image is listed'),
         'no annotations of an image': (partial(remove, XML), XML),
-        'half the annotations': (partial(halve, XML), XML, 'is not XML'),
+        'half the annotations': (partial(halve, XML), XML, 'cannot be used as annotations'),
         'an unknown class': (partial(replace, XML, '<name>', '<name>toy '), XML, "unknown class 'toy "),
     },
 )

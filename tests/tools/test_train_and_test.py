@@ -145,10 +145,11 @@ test_dataloader = val_dataloader
     assert 'mIoU' in call(STOCK / 'test.py', config, tmp_path / 'iter_2.pth', '--cfg-options', *data_options(data))
 
 
-def test_without_pretrained_weights_it_says_so(micro, data, tmp_path):
-    log = tool('train.py', micro, '--work-dir', tmp_path, *options(data, 1))
-    assert 'checkpoints/slak_t_300e_in1k.pth is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS' in log
-    assert 'IT TRAINS DENSE' in log
+def test_without_pretrained_weights_it_wants_to_be_told(micro, data, tmp_path):
+    log = tool('train.py', micro, '--work-dir', tmp_path, *options(data, 1), ok=False)
+    assert log.splitlines()[-1].startswith('error: checkpoints/slak_t_300e_in1k.pth is not there') and '--from-scratch' in log
+    log = tool('train.py', micro, '--work-dir', tmp_path, '--from-scratch', *options(data, 1))
+    assert 'THE BACKBONE STARTS FROM RANDOM WEIGHTS' in log and 'IT TRAINS DENSE' in log
 
 
 @pytest.mark.parametrize('flag, file, message', [
@@ -209,7 +210,7 @@ def test_the_full_configs(name, iters, tmp_path):
     write_ade20k(data, ToySpec(num_train=2, num_val=1, size=(64, 80)))
     config = ROOT / f'configs/upernet_slak_{name}_ade20k.py'
     small = [f'{split}_dataloader.dataset.pipeline.1.scale=(80,64)' for split in ('val', 'test')]
-    log = tool('train.py', config, '--work-dir', tmp_path, *options(data, iters), *small)
+    log = tool('train.py', config, '--work-dir', tmp_path, '--from-scratch', *options(data, iters), *small)
     assert 'mIoU' in log and (tmp_path / f'iter_{iters}.pth').exists()
     if name == 't_160k':
         log = tool('train.py', config, '--work-dir', tmp_path, '--resume', *options(data, 3), *small)

@@ -1,0 +1,157 @@
+"""Data sets that are odd and valid: what the stock tools train on, ours train on, with nothing but checks in between."""
+
+import cv2
+import numpy as np
+import pytest
+from data_helpers import TRAIN_JSON, edit, make, repaint
+from hostile_helpers import run_tool
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+from PIL import Image
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+pytestmark = pytest.mark.slow
+
+
+@TRANSFORMS.register_module()
+class LoadNpyLabels(BaseTransform):
+    """Label maps as arrays, as a user would write it."""
+
+    def transform(self, results):
+        results['gt_seg_map'] = np.load(results['seg_map_path'])
+        results['seg_fields'].append('gt_seg_map')
+        return results
+
+
+def load(cfg, *steps):
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.pipeline = [*steps, *(step for step in dataset.pipeline if not step['type'].startswith('Load'))]
+
+
+LABELS = dict(type='LoadAnnotations', reduce_zero_label=True)
+
+
+def images(root, kind='images'):
+    return sorted(path for path in (root / kind).rglob('*') if path.is_file())
+
+
+def save_as(root, suffix, change):
+    for path in images(root):
+        Image.fromarray(change(np.array(Image.open(path)))).save(path.with_suffix(suffix))
+        if suffix != path.suffix:
+            path.unlink()
+
+
+def suffixes(cfg, **kwargs):
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.update(type='BaseSegDataset', reduce_zero_label=True, **kwargs)
+
+
+def sixteen_bits(cfg, root):
+    save_as(root, '.png', lambda pixels: pixels[..., 0].astype(np.uint16) * 256)
+    suffixes(cfg, img_suffix='.png', seg_map_suffix='.png')
+    repaint_labels(root, lambda labels: np.minimum(labels, 13))
+
+
+def repaint_labels(root, change):
+    for path in images(root, 'annotations'):
+        repaint(path, change)
+
+
+def gray(cfg, root):
+    save_as(root, '.jpg', lambda pixels: pixels[..., 0])
+
+
+def with_transparency(cfg, root):
+    save_as(root, '.png', lambda pixels: np.concatenate([pixels, pixels[..., :1]], -1))
+    suffixes(cfg, img_suffix='.png', seg_map_suffix='.png')
+    repaint_labels(root, lambda labels: np.minimum(labels, 13))
+
+
+def exif_that_is_ignored(cfg, root):
+    for path in images(root):
+        repaint(path, lambda pixels: pixels, exif=TURNED)
+    load(cfg, dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), LABELS)
+
+
+def floating_tiff(cfg, root):
+    for path in images(root):
+        cv2.imwrite(str(path.with_suffix('.tif')), np.array(Image.open(path)).astype(np.float32) / 7)
+    suffixes(cfg, img_suffix='.tif', seg_map_suffix='.png')
+    repaint_labels(root, lambda labels: np.minimum(labels, 13))
+    load(cfg, dict(type='LoadImageFromFile', color_type='unchanged'), LABELS)
+
+
+def label_maps_as_arrays(cfg, root):
+    for path in images(root, 'annotations'):
+        np.save(path.with_suffix('.npy'), np.clip(np.array(Image.open(path)).astype(np.int64), 1, 13) - 1)
+    suffixes(cfg, img_suffix='.jpg', seg_map_suffix='.npy')
+    load(cfg, dict(type='LoadImageFromFile'), dict(type='LoadNpyLabels'))
+
+
+def nothing(cfg, root):
+    pass
+
+
+def negatives_only(cfg, root):
+    edit(root / TRAIN_JSON, lambda content: content.update(annotations=[]))
+    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=False)
+
+
+def an_empty_class(cfg, root):
+    def change(content):
+        content['annotations'] = [each for each in content['annotations'] if each['category_id'] != first]
+
+    first = 1
+    edit(root / TRAIN_JSON, change)
+
+
+# name: (task, name of the folder, what is done)
+ODD = {
+    '16 bits': ('seg', 'data', sixteen_bits),
+    'gray': ('seg', 'data', gray),
+    'transparency': ('seg', 'data', with_transparency),
+    'EXIF that is ignored': ('seg', 'data', exif_that_is_ignored),
+    'floating TIFF': ('seg', 'data', floating_tiff),
+    'label maps as arrays': ('seg', 'data', label_maps_as_arrays),
+    'spaces and letters': ('seg', "my dätä 图像 it's", nothing),
+    'negatives only': ('coco', 'data', negatives_only),
+    'a huge image': ('coco', 'data', nothing),
+    'an empty class': ('coco', 'data', an_empty_class),
+}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch, request):
+    task, folder, change = ODD[request.param]
+    root = tmp_path / folder
+    cfg = make(task, root)
+    change(cfg, root)
+    if request.param == 'a huge image':
+        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    if task == 'coco':
+        cfg.train_dataloader.batch_size, cfg.train_dataloader.batch_sampler = 2, None
+        cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=9)
+    else:
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=1, val_interval=9)
+        cfg.default_hooks.checkpoint.interval = 1
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
+    cfg.dump(tmp_path / 'config.py')
+    return request.param, tmp_path / 'config.py', root
+
+
+@pytest.mark.parametrize('config', ODD, indirect=True)
+def test_what_stock_tools_train_on(config, tmp_path):
+    """The tools are the Runner and what we look at before it: it is enough that they end well."""
+    name, path, root = config
+    run_tool('train', path, '--work-dir', tmp_path / 'work')
+    checkpoint = next((tmp_path / 'work').glob('*_1.pth'))
+    if name in ('16 bits', 'transparency', 'EXIF that is ignored', 'floating TIFF'):
+        run_tool('test', path, checkpoint, '--work-dir', tmp_path / 'test')
+        image = next(image for image in images(root) if 'validation' in str(image))
+        run_tool('predict', image, path, checkpoint, '--out', tmp_path / 'out', '--device', 'cpu')
+        picture, = (tmp_path / 'out/vis').iterdir()
+        assert Image.open(picture).size == (80, 64)
