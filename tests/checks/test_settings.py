@@ -54,6 +54,7 @@ REFUSED = [
     (ROOT, {'train_dataloader.dataset.metainfo': dict(CLASSES=('a', 'b'))}, 'train_dataloader.dataset.metainfo', "Write 'classes'"),
     (ROOT, {'val_dataloader.dataset.data_prefix.img_paths': 'x'}, 'val_dataloader.dataset.data_prefix', "nothing reads 'img_paths'"),
     (ROOT, {'model.test_cfg.strides': (64, 64)}, 'model.test_cfg', "nothing reads 'strides'"),
+    (ROOT, {'val_evaluator.iou_metric': ['mDice']}, 'val_evaluator', "Write 'iou_metrics'"),  # IoUMetric takes anything
     (DETECTOR, {'train_dataloader.dataset.filter_cfg.filter_empty_gts': True}, 'filter_cfg', "nothing reads 'filter_empty_gts'"),
     (DETECTOR, {'model.test_cfg.rcnn.max_per_image': 9}, 'model.test_cfg.rcnn', "nothing reads 'max_per_image'"),
     (DETECTOR, {'model.train_cfg.rpn_proposal.nms_prep': 9}, 'model.train_cfg.rpn_proposal', "nothing reads 'nms_prep'"),
