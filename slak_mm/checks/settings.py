@@ -39,6 +39,8 @@ from ..registry import class_of, is_a
 PARTS = {'model': (MODELS, ), 'visualizer': (VISUALIZERS, VISBACKENDS), 'custom_hooks': (HOOKS, ), 'default_hooks': (HOOKS, ),
          **{f'{split}_dataloader': (TRANSFORMS, DATASETS, DATA_SAMPLERS) for split in ('train', 'val', 'test')},
          **{f'{split}_evaluator': (METRICS, EVALUATOR) for split in ('val', 'test')}}
+DEFAULT_HOOKS = ('checkpoint', 'check_loss', 'exact_resume', 'logger', 'param_scheduler', 'runtime_info', 'sampler_seed', 'timer',
+                 'visualization')
 LAYER_DECAY = 'decay_rate', 'decay_type', 'layer_decay_rate', 'num_layers'
 # of SparsityHook: an option, a value of it, and what has no effect with that
 WITHOUT_EFFECT = (('init', 'checkpoint', ('sparsity', )),
@@ -150,6 +152,10 @@ def _check_hooks(cfg: Config, scope: Optional[str]) -> None:
     hooks = [(f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items()]
     hooks += [(f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or ())]
     for name, hook in hooks:
+        if isinstance(hook, dict) and 'type' not in hook:
+            key = name.partition('.')[2]
+            close = difflib.get_close_matches(key, [other for other in DEFAULT_HOOKS if other != key], n=1)
+            raise InputError(f'{name}: it has no type, so it is no hook.' + (f' Write {close[0]!r} if it is meant.' if close else ''))
         kind = class_of(hook, HOOKS, scope)
         if kind is None:
             continue

@@ -50,6 +50,7 @@ REFUSED = [
     (ROOT, {DECAY: dict(custom_keys=dict(head=dict(lr_mul=10.)))}, "custom_keys['head']", "Write 'lr_mult'"),
     (ROOT, {'env_cfg.cudnn_benchmarks': True}, 'env_cfg', "Write 'cudnn_benchmark'"),
     (ROOT, {'auto_scale_lr.base_batchsize': 16}, 'auto_scale_lr', "nothing reads 'base_batchsize'"),
+    (ROOT, {'default_hooks.checkpont.interval': 2}, 'default_hooks.checkpont', "Write 'checkpoint'"),
     (ROOT, {'default_hooks.checkpoint.max_keep_ckpt': 2}, 'default_hooks.checkpoint', "nothing reads 'max_keep_ckpt'"),
     (ROOT, {'train_dataloader.dataset.metainfo': dict(CLASSES=('a', 'b'))}, 'train_dataloader.dataset.metainfo', "Write 'classes'"),
     (ROOT, {'val_dataloader.dataset.data_prefix.img_paths': 'x'}, 'val_dataloader.dataset.data_prefix', "nothing reads 'img_paths'"),
