@@ -160,8 +160,9 @@ def _check_hooks(cfg: Config, scope: Optional[str]) -> None:
         if kind is None:
             continue
         if issubclass(kind, CheckpointHook):  # it hands what it does not know to the first save, hours later
-            _check(name, hook, {word for base in kind.__mro__ for word in inspect.signature(base.__init__).parameters}
-                   | {*inspect.signature(Runner.save_checkpoint).parameters, 'type', 'priority', '_scope_'})
+            constructors = [vars(base)['__init__'] for base in kind.__mro__[:-1] if '__init__' in vars(base)]
+            _check(name, hook, {'type', 'priority'}.union(*(inspect.signature(function).parameters
+                                                            for function in (*constructors, Runner.save_checkpoint))))
         for key, value, unused in WITHOUT_EFFECT if is_a(hook, 'SparsityHook', HOOKS, scope) else ():
             without = [other for other in unused if other in hook and key in hook and hook[key] == value]
             if without:
