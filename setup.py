@@ -1,10 +1,49 @@
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
-version = re.search(r"__version__ = '(.+)'", (HERE / 'slak_mm/__init__.py').read_text())[1]
+version = re.search(r"__version__ = '(.+)'", (HERE / 'slak_mm/__init__.py').read_text('utf-8'))[1]
+
+
+def bring_mim(package):
+    """Puts configs/, tools/ and model-index.yml into a package's .mim, where mmengine and mim look for them.
+
+    In git they are links, of which Windows, some network disks and archives make small files with a path in them. In an sdist they
+    are files, in their place already.
+    """
+    for name in ('configs', 'tools', 'model-index.yml'):
+        source, target = HERE / name, Path(package, '.mim', name)
+        there = target.is_dir() or source.is_file() and target.is_file() and target.read_bytes() == source.read_bytes()
+        if there or not source.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.unlink()
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+        else:
+            shutil.copyfile(source, target)
+
+
+class BuildWithMim(build_py):
+
+    def run(self):
+        super().run()
+        if not getattr(self, 'editable_mode', False):
+            bring_mim(Path(self.build_lib, 'slak_mm'))
+
+
+class SdistWithMim(sdist):
+
+    def make_release_tree(self, base_dir, files):
+        super().make_release_tree(base_dir, files)
+        bring_mim(Path(base_dir, 'slak_mm'))
+
 
 # mmengine's `package::config` needs pkg_resources, gone from setuptools 82; mmdet and mmsegmentation refuse mmcv 2.2;
 # mmsegmentation imports ftfy and regex without asking for them.
@@ -15,13 +54,13 @@ extras = dict(
     seg=[*engine, 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
 )
 extras['all'] = sorted({name for names in extras.values() for name in names})
-extras['dev'] = (HERE / 'requirements/dev.txt').read_text().split()
+extras['dev'] = (HERE / 'requirements/dev.txt').read_text('utf-8').split()
 
 setup(
     name='slak_mm',
     version=version,
     description='SLaK (51x51 kernels, trained sparse) for mmpretrain, mmdetection and mmsegmentation',
-    long_description=(HERE / 'README.md').read_text(),
+    long_description=(HERE / 'README.md').read_text('utf-8'),
     long_description_content_type='text/markdown',
     author='The slak_mm Authors',
     license='Apache-2.0',
@@ -44,7 +83,7 @@ setup(
         'Typing :: Typed',
     ],
     packages=find_packages(include=['slak_mm', 'slak_mm.*']),
-    # .mim holds links to configs/, tools/ and model-index.yml, where mmengine and mim look for them; a wheel gets the files
+    cmdclass=dict(build_py=BuildWithMim, sdist=SdistWithMim),
     package_data=dict(slak_mm=['py.typed', '.mim/model-index.yml', '.mim/configs/**/*', '.mim/tools/**/*']),
     exclude_package_data=dict(slak_mm=['*/__pycache__/*']),
     python_requires='>=3.8',

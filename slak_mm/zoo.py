@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
 from .checkpoints import PretrainedInit
-from .compat.versions import CONFIG_FOLDERS, find_config
+from .compat.versions import CONFIG_FOLDERS, check_configs, find_config
 from .models.build import build_model
 
 
@@ -17,7 +17,11 @@ def list_models(pattern: str = '*') -> List[str]:
 
     Args:
         pattern (str): As in a shell, e.g. ``'*ade20k'``. Defaults to all.
+
+    Raises:
+        FileNotFoundError: The installation has no configs.
     """
+    check_configs()
     return sorted(path.stem for folder in CONFIG_FOLDERS for path in folder.glob('*.py') if fnmatch(path.stem, pattern))
 
 

@@ -110,3 +110,52 @@ def test_the_citation_names_this_version():
 def test_the_types_that_py_typed_promises_have_no_error():
     result = subprocess.run([sys.executable, '-m', 'mypy'], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0 and 'no issues found' in result.stdout, result.stdout + result.stderr
+
+
+@pytest.fixture
+def linkless(tmp_path):
+    """A checkout in which links are small files with their target in them, as git on Windows and archives leave it."""
+    unneeded = shutil.ignore_patterns('.*_cache', '.venv', '.git', 'work_dirs', 'build', '*.egg-info', 'dist', 'tests', 'docs')
+    shutil.copytree(ROOT, tmp_path / 'checkout', symlinks=True, ignore=unneeded)
+    for name in ('configs', 'tools', 'model-index.yml'):
+        link = tmp_path / 'checkout/slak_mm/.mim' / name
+        target = os.readlink(link)
+        link.unlink()
+        link.write_text(target)
+    return tmp_path / 'checkout'
+
+
+@pytest.mark.slow
+def test_a_checkout_without_links_serves_its_configs(linkless):
+    (linkless / 'mine.py').write_text("_base_ = 'slak_mm::_base_/static_sparsity.py'\n")
+    script = '''
+import slak_mm
+from mmengine import Config
+print(slak_mm.__file__, len(slak_mm.list_models()), Config.fromfile('mine.py').custom_hooks[0].type)
+'''
+    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True, cwd=linkless)
+    count = len(list((ROOT / 'configs').glob('*.py'))) + len(list((ROOT / 'configs/ablations').glob('*.py')))
+    assert result.stdout.split() == [str(linkless / 'slak_mm/__init__.py'), str(count), 'slak_mm.SparsityHook'], result.stderr
+
+
+@pytest.mark.slow
+def test_a_package_built_without_links_is_whole(linkless, tmp_path):
+    command = [sys.executable, 'setup.py', '-q', 'sdist', '-d', tmp_path, 'build', '-b', tmp_path / 'build']
+    result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, PYTHONWARNINGS='ignore'), cwd=linkless)
+    assert result.returncode == 0, result.stderr
+    expected = {'slak_mm/.mim/model-index.yml', *(f'slak_mm/.mim/{path}' for name in ('configs', 'tools') for path in shipped(name))}
+    built = {str(path.relative_to(tmp_path / 'build/lib')) for path in (tmp_path / 'build/lib').rglob('*')}
+    with tarfile.open(next(tmp_path.glob('*.tar.gz'))) as archive:
+        packed = {name.partition('/')[2] for name in archive.getnames()}
+    assert expected <= built and expected <= packed
+    assert (tmp_path / 'build/lib/slak_mm/.mim/model-index.yml').read_text() == (ROOT / 'model-index.yml').read_text()
+    assert (linkless / 'slak_mm/.mim/configs').is_file()  # nothing was changed in the checkout
+
+
+def test_an_installation_without_configs_says_why(monkeypatch, tmp_path):
+    import slak_mm
+    from slak_mm.compat import versions
+    monkeypatch.setattr(versions, 'CONFIGS', tmp_path / 'configs')
+    for call in (slak_mm.list_models, lambda: slak_mm.get_model('slak_t_300e_in1k'), lambda: versions.find_config('x.py')):
+        with pytest.raises(FileNotFoundError, match='symbolic links were lost'):
+            call()

@@ -4,6 +4,7 @@ Most of a config becomes arguments, and Python refuses one that it does not know
 passes over what is not looked for. What is looked for stands in the code that does so: as a string, or as the name of an attribute.
 """
 import difflib
+import dis
 import inspect
 import logging
 import sys
@@ -14,13 +15,32 @@ from typing import Any, FrozenSet, Iterable, Iterator, Optional, Tuple
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, HOOKS, LOOPS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    EVALUATOR,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIMIZERS,
+    TRANSFORMS,
+    VISBACKENDS,
+    VISUALIZERS,
+)
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from ..errors import InputError
 from ..registry import class_of, is_a
 
+# of a config, and where what is in it is registered
+PARTS = {'model': (MODELS, ), 'visualizer': (VISUALIZERS, VISBACKENDS), 'custom_hooks': (HOOKS, ), 'default_hooks': (HOOKS, ),
+         **{f'{split}_dataloader': (TRANSFORMS, DATASETS, DATA_SAMPLERS) for split in ('train', 'val', 'test')},
+         **{f'{split}_evaluator': (METRICS, EVALUATOR) for split in ('val', 'test')}}
+DEFAULT_HOOKS = ('checkpoint', 'check_loss', 'exact_resume', 'logger', 'param_scheduler', 'runtime_info', 'sampler_seed', 'timer',
+                 'visualization')
 LAYER_DECAY = 'decay_rate', 'decay_type', 'layer_decay_rate', 'num_layers'
 # of SparsityHook: an option, a value of it, and what has no effect with that
 WITHOUT_EFFECT = (('init', 'checkpoint', ('sparsity', )),
@@ -51,6 +71,12 @@ def check_settings(cfg: Config) -> None:
     _check_model(cfg, scope)
     _check_hooks(cfg, scope)
     _check_epochs(cfg, scope)
+    for part, registries in PARTS.items():
+        for name, node in _dicts(part, cfg.get(part)):
+            kinds = (class_of(node, registry, scope) for registry in registries)
+            taken = _arguments(next(filter(None, kinds), None))
+            if taken is not None:
+                _check(name, node, taken | {'type', 'priority'})
 
 
 def check_custom_keys(cfg: Config, model: nn.Module) -> None:
@@ -126,12 +152,17 @@ def _check_hooks(cfg: Config, scope: Optional[str]) -> None:
     hooks = [(f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items()]
     hooks += [(f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or ())]
     for name, hook in hooks:
+        if isinstance(hook, dict) and 'type' not in hook:
+            key = name.partition('.')[2]
+            close = difflib.get_close_matches(key, [other for other in DEFAULT_HOOKS if other != key], n=1)
+            raise InputError(f'{name}: it has no type, so it is no hook.' + (f' Write {close[0]!r} if it is meant.' if close else ''))
         kind = class_of(hook, HOOKS, scope)
         if kind is None:
             continue
         if issubclass(kind, CheckpointHook):  # it hands what it does not know to the first save, hours later
-            _check(name, hook, {word for base in kind.__mro__ for word in inspect.signature(base.__init__).parameters}
-                   | {*inspect.signature(Runner.save_checkpoint).parameters, 'type', 'priority', '_scope_'})
+            constructors = [vars(base)['__init__'] for base in kind.__mro__[:-1] if '__init__' in vars(base)]
+            _check(name, hook, {'type', 'priority'}.union(*(inspect.signature(function).parameters
+                                                            for function in (*constructors, Runner.save_checkpoint))))
         for key, value, unused in WITHOUT_EFFECT if is_a(hook, 'SparsityHook', HOOKS, scope) else ():
             without = [other for other in unused if other in hook and key in hook and hook[key] == value]
             if without:
@@ -153,6 +184,39 @@ def _check_epochs(cfg: Config, scope: Optional[str]) -> None:
     if checkpoint.get('by_epoch', True) and checkpoint.get('interval', -1) > 0:
         _warn('default_hooks.checkpoint: it counts epochs, but train_cfg counts iterations, which are one epoch: nothing is saved '
               'before the end. Set by_epoch=False.')
+
+
+def _dicts(name: str, node: Any) -> Iterator[Tuple[str, dict]]:
+    """Every dict in a part of a config that has a type, by its place."""
+    if isinstance(node, dict):
+        if node.get('type') is not None:
+            yield name, node
+        for key, value in node.items():
+            yield from _dicts(f'{name}.{key}', value)
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _dicts(f'{name}.{i}', value)
+
+
+@lru_cache(maxsize=None)
+def _arguments(kind: Optional[type]) -> Optional[FrozenSet[str]]:
+    """What the constructor of a class takes, if it swallows everything else: has ``**kwargs`` and does nothing with them.
+
+    None if it does not: what is too much is refused by Python then.
+    """
+    taken: FrozenSet[str] = frozenset()
+    for base in getattr(kind, '__mro__', ()):
+        function = inspect.unwrap(vars(base).get('__init__', object.__init__))
+        if not inspect.isfunction(function):
+            continue
+        parameters = inspect.signature(function).parameters
+        taken |= parameters.keys()
+        rest = next((name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD), None)
+        if rest is None:
+            return None
+        if not any(step.argval == rest and step.opname.startswith('LOAD') for step in dis.get_instructions(function)):
+            return taken
+    return None
 
 
 def _check(name: str, settings: Any, words: Iterable[str], only_typos: bool = False) -> None:

@@ -18,7 +18,9 @@ from mmengine.utils import digit_version
 
 from . import torchvision_cpu
 
-CONFIGS = Path(__file__).parents[1] / '.mim/configs'
+PACKAGE = Path(__file__).parents[1]
+# of an installation; in a checkout, where git or an archive may have made a small file of the link that .mim/configs is, the folder
+CONFIGS = PACKAGE.parent / 'configs' if (PACKAGE / '.mim/configs').is_file() else PACKAGE / '.mim/configs'
 CONFIG_FOLDERS = CONFIGS, CONFIGS / 'ablations'  # where a config is found by its name alone
 HAS_ALLOW_LIST = digit_version(torch.__version__) >= digit_version('2.6.0')
 
@@ -113,8 +115,20 @@ def load_weights_only(path: str, map_location, restricted: bool = not HAS_ALLOW_
         return torch.load(path, map_location=map_location, pickle_module=_RestrictedPickle, weights_only=False)
 
 
+def check_configs() -> None:
+    """Raises a FileNotFoundError if the installation has no configs."""
+    if not CONFIGS.is_dir():
+        raise FileNotFoundError(f'{CONFIGS} is not a folder: this slak_mm was installed without its configs, as from a checkout or an '
+                                'archive whose symbolic links were lost. Install it again, with a newer setup.py or from a wheel.')
+
+
 def find_config(name: str) -> Path:
-    """The file of a config of ours by its name alone, ``NAME.py``, though it lies in a folder of configs/; or by its path there."""
+    """The file of a config of ours by its name alone, ``NAME.py``, though it lies in a folder of configs/; or by its path there.
+
+    Raises:
+        FileNotFoundError: The installation has no configs at all.
+    """
+    check_configs()
     return next((folder / name for folder in CONFIG_FOLDERS if (folder / name).is_file()), CONFIGS / name)
 
 

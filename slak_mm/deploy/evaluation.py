@@ -86,7 +86,7 @@ def set_tta(cfg: Config) -> None:
         if 'meta_keys' in pack:
             pack = copy(pack)  # not dict(pack): a config cannot be written with classes in it, only with what becomes them
             pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
-        flips = [dict(type=FLIPS.get(library, 'RandomFlip'), prob=prob) for prob in (1., 0.)]
+        flips = [dict(type=FLIPS.get(str(library), 'RandomFlip'), prob=prob) for prob in (1., 0.)]
         cfg.tta_pipeline = [*load, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
     model = copy(cfg.tta_model) if 'tta_model' in cfg else ConfigDict(TTA_MODELS[str(library)])

@@ -1,4 +1,5 @@
 from functools import reduce
+from numbers import Integral
 from operator import add
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -36,7 +37,7 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
         raise ValueError(f'large_kernel={form!r} is unknown; choose from {FORMS}.')
     sizes = (kernel_size, ) if form == 'naive' else (kernel_size, small_kernel_size)
     for size in sizes:
-        if not isinstance(size, int) or size < 1 or size % 2 == 0:
+        if not isinstance(size, Integral) or size < 1 or size % 2 == 0:
             raise ValueError(f'A kernel size must be a positive odd integer, got {size!r}: an even kernel has no centre, '
                              'so its output would be shifted by half a pixel.')
     if form == 'naive':

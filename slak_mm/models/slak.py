@@ -64,7 +64,8 @@ class SLaKBlock(nn.Module):
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * channels, channels)
-        self.gamma = nn.Parameter(torch.full((channels, ), layer_scale_init_value)) if layer_scale_init_value > 0 else None
+        scale = float(layer_scale_init_value)  # of an integer torch would make integers
+        self.gamma = nn.Parameter(torch.full((channels, ), scale)) if scale > 0 else None
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -96,6 +97,13 @@ class SLaKBlock(nn.Module):
                 return self._forward(x)
 
         return cp.checkpoint(run, x, use_reentrant=False)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy, alone, in an array or in a sequence, as Python's; anything else as it is."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _check_number(name: str, value: Any, kind: Any, least: float, below: float = math.inf) -> None:
@@ -171,6 +179,9 @@ class SLaK(BaseModule):
                  deploy: bool = False,
                  init_cfg: Optional[Union[dict, List[dict]]] = None):
         super().__init__(init_cfg=init_cfg or [dict(cfg) for cfg in INIT_CFG])
+        in_channels, small_kernel_size, width_factor, drop_path_rate, layer_scale_init_value = map(
+            _plain, (in_channels, small_kernel_size, width_factor, drop_path_rate, layer_scale_init_value))
+        kernel_sizes, out_indices, frozen_stages = map(_plain, (kernel_sizes, out_indices, frozen_stages))
         self.depths, channels = self._parse_arch(arch)
         if not isinstance(width_factor, numbers.Real) or not 0 < width_factor < math.inf:
             raise ValueError(f'width_factor must be positive, got {width_factor!r}.')
@@ -224,7 +235,7 @@ class SLaK(BaseModule):
         if not isinstance(arch, dict) or not {'depths', 'channels'} <= set(arch):
             raise ValueError(f'arch={arch!r} is unknown; choose from {tuple(cls.arch_settings)} or pass '
                              'dict(depths=(...), channels=(...)).')
-        depths, channels = arch['depths'], arch['channels']
+        depths, channels = _plain(arch['depths']), _plain(arch['channels'])
         for name, values, kind in (('depths', depths, numbers.Integral), ('channels', channels, numbers.Real)):
             if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 4:
                 raise ValueError(f'SLaK has 4 stages: arch needs 4 depths and 4 channels, got depths={depths}, channels={channels}.')

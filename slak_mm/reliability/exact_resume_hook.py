@@ -10,9 +10,12 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..models.wrappers import unwrap
 from ..registry import HOOKS, register
+from .stateful import stateful_parts, stateful_preprocessor
 
 CHECKPOINT_KEY = 'data_position'
 _SAMPLE, _ITERATION = range(2)
@@ -45,7 +48,8 @@ class ExactResumeHook(Hook):
       in the middle of an epoch and with another number of processes, and without loading what is past.
 
     "Equals" means bit by bit on a CPU; a GPU needs ``randomness=dict(deterministic=True)`` for it. It works with mmengine's samplers
-    and all that have ``seed`` and ``set_epoch`` as they do; there is a warning for others.
+    and all that have ``seed`` and ``set_epoch`` as they do; there is a warning for others, and for transforms that keep samples which
+    they have seen, as mmdet's CachedMosaic: those are not saved, and each worker has its own.
     """
 
     priority = 'VERY_HIGH'
@@ -68,6 +72,7 @@ class ExactResumeHook(Hook):
         if not self._endless and not (hasattr(sampler, 'seed') and hasattr(sampler, 'epoch')):
             print_log(f'ExactResumeHook: the order of {type(sampler).__name__} cannot be restored, and a resumed run will see other '
                       "data. Use sampler=dict(type='DefaultSampler') or 'InfiniteSampler'.", 'current', logging.WARNING)
+        self._warn_of_state(runner, loader.dataset)
         self._find_position(runner, sampler)
         if isinstance(sampler, InfiniteSampler):
             sampler.indices = sampler._indices_of_rank()  # workers may have drawn from it already
@@ -86,6 +91,17 @@ class ExactResumeHook(Hook):
             # to get past old data mmengine asks for all of it; 0.10.0 forgets to, and the forks call skip_iter
             asks = 'range' in type(loop).run.__code__.co_names
             loop.dataloader_iterator = _ResumedIterator(loop.dataloader, self._epoch, loop.iter if asks else 0)
+
+    def _warn_of_state(self, runner, dataset) -> None:
+        if self._rank > 0:
+            return
+        keep = stateful_parts(dataset) + stateful_preprocessor(getattr(unwrap(runner.model), 'data_preprocessor', None) or nn.Module())
+        if keep:
+            print_log(
+                f'ExactResumeHook: {", ".join(keep)} changes with the samples that it has seen, which is not part of a checkpoint. A '
+                'resumed run WILL DIFFER from an unbroken one, and so will a run with another number of workers. Where that matters, '
+                'use transforms that keep nothing: for CachedMosaic and CachedMixUp, Mosaic and MixUp in a MultiImageMixDataset.',
+                'current', logging.WARNING)
 
     def _find_position(self, runner, sampler) -> None:
         """Sets ``_epoch``, and ``_done``: batches of this process in it so far."""

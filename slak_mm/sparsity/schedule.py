@@ -3,6 +3,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+
+def plain(value):
+    """A number of numpy as one of Python; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -30,9 +37,11 @@ class Schedule:
     stop_at: float | None = None
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))
         for name in ('total_steps', 'interval'):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f'{name} must be an integer >= 1, got {value!r}')
         if not 0 <= self.min_prune_rate <= self.prune_rate <= 1:
             raise ValueError('the rates must obey 0 <= min_prune_rate <= prune_rate <= 1, got '

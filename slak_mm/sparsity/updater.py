@@ -12,7 +12,7 @@ from .allocation import draw, erk, from_weights, snip, snip_scores, uniform
 from .criteria import GROW, PRUNE
 from .masks import Masks, as_list, maskable
 from .rng import generator
-from .schedule import Schedule
+from .schedule import Schedule, plain
 
 INIT = ('snip', 'erk', 'uniform', 'checkpoint')
 
@@ -75,12 +75,14 @@ class DynamicSparsity:
         exclude: Sequence[str] = (),
         keep_moments: bool | None = None,
     ):
+        sparsity, interval, prune_rate, min_prune_rate, stop_at, seed, total_steps = map(
+            plain, (sparsity, interval, prune_rate, min_prune_rate, stop_at, seed, total_steps))
         for argument, value, allowed in (('init', init, INIT), ('prune', prune, PRUNE), ('grow', grow, (*GROW, None))):
             if value not in allowed:
                 raise ValueError(f'{argument}={value!r} is unknown; it can be {", ".join(map(repr, allowed))}')
         for argument, share, most in (('sparsity', sparsity, 1 - 2**-53), ('prune_rate', prune_rate, 1),
                                       ('min_prune_rate', min_prune_rate, 1)):
-            if not isinstance(share, (int, float)) or not 0 <= share <= most:
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= most:
                 raise ValueError(f'{argument} must be in [0, 1{"]" if most == 1 else ")"}, got {share!r}')
         if keep_moments is None:
             keep_moments = grow == 'momentum'

@@ -45,13 +45,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         TypeError: No part of the model has ``get_layer_depth``.
     """
 
+    paramwise_cfg: Dict[str, Any]
+
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
         unknown = set(self.paramwise_cfg) - {*OWN, *MMENGINES}
         if unknown or 'decay_rate' not in self.paramwise_cfg:
             raise ValueError(f'paramwise_cfg must have decay_rate and may have {OWN[1:] + MMENGINES}; got {dict(self.paramwise_cfg)}.')
-        decay_rate = self.paramwise_cfg['decay_rate']
-        if isinstance(decay_rate, bool) or not isinstance(decay_rate, numbers.Real) or not 0 < decay_rate < math.inf:
+        decay_rate: Any = self.paramwise_cfg['decay_rate']
+        if isinstance(decay_rate, bool) or not isinstance(decay_rate, numbers.Real) or not 0 < float(decay_rate) < math.inf:
             raise ValueError(f'decay_rate must be a positive number, got {decay_rate!r}.')
         decay_type = self.paramwise_cfg.get('decay_type', 'layer_wise')
         if decay_type not in ('layer_wise', 'stage_wise'):

@@ -50,10 +50,12 @@ REFUSED = [
     (ROOT, {DECAY: dict(custom_keys=dict(head=dict(lr_mul=10.)))}, "custom_keys['head']", "Write 'lr_mult'"),
     (ROOT, {'env_cfg.cudnn_benchmarks': True}, 'env_cfg', "Write 'cudnn_benchmark'"),
     (ROOT, {'auto_scale_lr.base_batchsize': 16}, 'auto_scale_lr', "nothing reads 'base_batchsize'"),
+    (ROOT, {'default_hooks.checkpont.interval': 2}, 'default_hooks.checkpont', "Write 'checkpoint'"),
     (ROOT, {'default_hooks.checkpoint.max_keep_ckpt': 2}, 'default_hooks.checkpoint', "nothing reads 'max_keep_ckpt'"),
     (ROOT, {'train_dataloader.dataset.metainfo': dict(CLASSES=('a', 'b'))}, 'train_dataloader.dataset.metainfo', "Write 'classes'"),
     (ROOT, {'val_dataloader.dataset.data_prefix.img_paths': 'x'}, 'val_dataloader.dataset.data_prefix', "nothing reads 'img_paths'"),
     (ROOT, {'model.test_cfg.strides': (64, 64)}, 'model.test_cfg', "nothing reads 'strides'"),
+    (ROOT, {'val_evaluator.iou_metric': ['mDice']}, 'val_evaluator', "Write 'iou_metrics'"),  # IoUMetric takes anything
     (DETECTOR, {'train_dataloader.dataset.filter_cfg.filter_empty_gts': True}, 'filter_cfg', "nothing reads 'filter_empty_gts'"),
     (DETECTOR, {'model.test_cfg.rcnn.max_per_image': 9}, 'model.test_cfg.rcnn', "nothing reads 'max_per_image'"),
     (DETECTOR, {'model.train_cfg.rpn_proposal.nms_prep': 9}, 'model.train_cfg.rpn_proposal', "nothing reads 'nms_prep'"),
