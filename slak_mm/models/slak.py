@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.fit import adapt_state_dict
-from ..compat import is_compiling
+from ..compat import is_compiling, is_functorch_active
 from ..registry import MODELS, register
-from .large_kernel import FORMS, LargeKernel, has_hooks
+from .bypass import is_observed, is_plain_tensor, is_untouched
+from .large_kernel import FORMS, LargeKernel
 from .ops import norm_mlp
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
@@ -75,14 +76,21 @@ class SLaKBlock(nn.Module):
 
     def _norm_mlp(self, x: Tensor) -> Tensor:
         norm, linear1, linear2 = self.norm, self.pwconv1, self.pwconv2
-        kinds = {norm: nn.LayerNorm, linear1: nn.Linear, self.act: nn.GELU, linear2: nn.Linear}
-        # a compiler or an exporter wants the plain operators, and a layer that was replaced or hooked wants to be called
-        plain = all(type(layer) is kind and not has_hooks(layer) for layer, kind in kinds.items())
-        if plain and not (is_compiling() or torch.jit.is_tracing()):
+        if self._may_bypass(x):
             return norm_mlp(x, (norm.weight, norm.bias, norm.eps), (linear1.weight, linear1.bias), (linear2.weight, linear2.bias),
                             self.gamma)
         x = linear2(self.act(linear1(norm(x))))
         return x if self.gamma is None else x * self.gamma
+
+    def _may_bypass(self, x: Tensor) -> bool:
+        """Whether :func:`norm_mlp` computes what calls of the layers do. A compiler wants the plain operators as well."""
+        if is_compiling() or is_observed(x):
+            return False
+        norm, act = self.norm, self.act
+        return (is_untouched(norm, nn.LayerNorm, 'weight', 'bias') and norm.normalized_shape == x.shape[-1:]
+                and is_untouched(act, nn.GELU) and act.approximate == 'none'
+                and is_untouched(self.pwconv1, nn.Linear, 'weight', 'bias') and is_untouched(self.pwconv2, nn.Linear, 'weight', 'bias')
+                and (self.gamma is None or is_plain_tensor(self.gamma)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
@@ -251,7 +259,8 @@ class SLaK(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` i, (N, channels[i], H / 2**(i+2), W / 2**(i+2)); (N, channels[i]) with
             ``gap_before_final_norm``.
         """
-        x = x.contiguous(memory_format=torch.channels_last)
+        if not is_functorch_active():  # vmap knows no memory formats
+            x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = stage(downsample(x))
@@ -275,10 +284,16 @@ class SLaK(BaseModule):
             frozen.requires_grad_(False)
 
     def switch_to_deploy(self) -> None:
-        """Merges each large-kernel layer for inference, in place: outputs stay equal. A second call changes nothing."""
-        for module in self.modules():
-            if isinstance(module, LargeKernel):
-                module.switch_to_deploy()
+        """Merges each large-kernel layer for inference, in place: outputs stay equal. A second call changes nothing.
+
+        Raises:
+            TypeError: A layer cannot be merged, see :meth:`LargeKernel.switch_to_deploy`. Nothing was.
+        """
+        layers = [module for module in self.modules() if isinstance(module, LargeKernel)]
+        for layer in layers:
+            layer.check_mergeable()
+        for layer in layers:
+            layer.switch_to_deploy()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Layer id of a parameter for layer-wise learning rate decay.

@@ -4,9 +4,9 @@ from typing import Iterator, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .depthwise import autocast
+from .twice import twice_differentiable
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
 CHUNK_BYTES = 2**22
@@ -76,6 +76,14 @@ def _layer_norm(rows, weight, bias, eps):
     return torch.native_layer_norm(rows.to(weight.dtype), rows.shape[1:], weight, bias, eps)
 
 
+def _recompute(ctx):
+    x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, _ = ctx.saved_tensors
+    out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps).to(weight1.dtype)
+    out = F.linear(F.gelu(F.linear(out, weight1, bias1)), weight2, bias2)
+    out = out if scale is None else out * scale
+    return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale)
+
+
 class NormMLPFunction(torch.autograd.Function):
     """See :func:`norm_mlp`."""
 
@@ -88,7 +96,7 @@ class NormMLPFunction(torch.autograd.Function):
         return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept)
 
     @staticmethod
-    @once_differentiable
+    @twice_differentiable(_recompute)
     def backward(ctx, grad):
         x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, kept = ctx.saved_tensors
         rows = x.reshape(-1, x.shape[-1])
