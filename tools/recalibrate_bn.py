@@ -12,6 +12,7 @@ from mmengine.runner import CheckpointLoader, Runner, save_checkpoint, set_rando
 from slak_mm.checkpoints import check_fits, named, source
 from slak_mm.checks import check_images, classes_of, refusing
 from slak_mm.models.build import build_model
+from slak_mm.training.loss import images_per_batch
 from slak_mm.training.recalibrate import recalibrate
 
 
@@ -43,7 +44,7 @@ def main(argv=None):
     if 'message_hub' in kept:  # an inferencer that is given no config runs this one
         kept['message_hub']['runtime_info']['cfg'] = cfg.pretty_text
     save_checkpoint(dict(kept, state_dict=model.state_dict()), args.out)
-    print(f'{args.out}: batch-norm statistics of {num_iters} batches of {loader.batch_size} images.')
+    print(f'{args.out}: batch-norm statistics of {num_iters} batches of {images_per_batch(loader)} images.')
 
 
 if __name__ == '__main__':

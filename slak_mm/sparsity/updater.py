@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .allocation import draw, erk, from_weights, snip, snip_scores, uniform
+from .allocation import draw, erk, from_weights, snip, snip_scores, uniform, unscored
 from .criteria import GROW, PRUNE
 from .masks import Masks, as_list, maskable
 from .rng import generator
@@ -122,7 +122,12 @@ class DynamicSparsity:
             if config['init'] == 'snip':
                 if gradients is None:
                     raise ValueError("init='snip' needs the gradients of one batch")
-                counts = snip(snip_scores(params, gradients, reduce), density)
+                scores = snip_scores(params, gradients, reduce)
+                unknown = unscored(scores)
+                if unknown:
+                    logger.warning('SNIP: the loss of the batch reaches none of %s; they keep %.2f of their weights, the share of all',
+                                   unknown, density)
+                counts = snip(scores, density)
             else:
                 counts = {'erk': erk, 'uniform': uniform}[config['init']](shapes, density)
             masks = draw(shapes, counts, config['seed'])

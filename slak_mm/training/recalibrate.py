@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
-from .sparsity_hook import preprocess
+from .loss import drops, preprocess
 
 
 class OnlyNormsTrain(nn.Module):
@@ -25,10 +25,12 @@ class OnlyNormsTrain(nn.Module):
         self.model = model
 
     def train(self, mode: bool = True) -> 'OnlyNormsTrain':
-        super().train(False)
+        super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
-                module.train(mode)
+                module.train(mode)  # frozen ones too: their statistics were reset
+            elif drops(module):
+                module.training = False
         return self
 
     def forward(self, data) -> None:

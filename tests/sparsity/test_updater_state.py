@@ -54,7 +54,10 @@ def test_what_the_masks_cannot_do_is_said(caplog):
     caplog.clear()
     sparsity = DynamicSparsity(model, STEPS, sparsity=.8)
     sparsity.initialize(gradients)
-    assert "leaves no weight in ['dw.weight']" in caplog.text
+    assert "reaches none of ['dw.weight']; they keep 0.20 of their weights" in caplog.text
+    caplog.clear()
+    DynamicSparsity(model, STEPS, sparsity=.999, init='erk').initialize()
+    assert "leaves no weight in [" in caplog.text
 
 
 def test_snip_without_gradients_is_an_error():
