@@ -2,6 +2,7 @@
 import re
 from typing import Dict
 
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -11,6 +12,7 @@ from .infer import infer_config
 from .names import STEM, rename
 from .weights import check_weights
 
+_STAGE = re.compile(r'(?:downsample_layers\.|stages\.|norm)(\d+)\.')
 _OUTPUT_NORM = re.compile(r'norm\d*\.')
 
 
@@ -35,15 +37,22 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
     """
     own = {name: value.shape for name, value in backbone.state_dict().items()}
     last = f'norm{len(backbone.depths) - 1}.'
-    theirs = {}
+    theirs, unbuilt = {}, set()
     for name, ours in rename(name for name in state_dict if name.startswith(prefix)).items():
         name, value = ours[len(prefix):], state_dict.pop(name)
         if name.startswith('norm.'):
             if not backbone.gap_before_final_norm:
                 continue
             name = last + name[5:]
+        stage = _STAGE.match(name)
+        if stage and len(backbone.stages) <= int(stage[1]) < len(backbone.depths):
+            unbuilt.add(int(stage[1]))
+            continue
         state_dict[prefix + name] = value
         theirs[name] = value
+    if unbuilt:
+        print_log(f'The file has weights of stages {sorted(unbuilt)} (counted from 0), which no output of '
+                  f'out_indices={backbone.out_indices} needs and the backbone has not: they are left out.', 'current')
 
     check_weights(theirs)
     if not own.keys() & theirs.keys():
@@ -64,6 +73,9 @@ def _explain(wrong, theirs, backbone) -> str:
         have, need = (infer_config(weights, backbone.arch_settings) for weights in (backbone.state_dict(), theirs))
     except CheckpointError:
         have = need = {}
+    if need.get('out_indices', 3) < have.get('out_indices', 3):
+        return (f'It has only the first {need["out_indices"] + 1} stages, as it was trained with such out_indices. Take a file that '
+                f"has all, or set out_indices in the backbone's config to stages up to {need['out_indices']}, and heads that fit.")
     lines = [f'\n    {name}={need[name]!r},  # instead of {have.get(name, "the default")!r}' for name in need
              if need[name] != have.get(name)]
     if have.get('deploy') and not need.get('deploy'):

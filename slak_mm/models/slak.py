@@ -138,7 +138,8 @@ class SLaK(BaseModule):
             into BN when training is not distributed.
         drop_path_rate (float): Stochastic depth, linear over the blocks from 0 to this rate. Defaults to 0.
         layer_scale_init_value (float): Initial layer scale; 0 for none. Defaults to 1e-6.
-        out_indices (int | Sequence[int]): Stages whose maps are returned; negative ones count from the end. Defaults to -1.
+        out_indices (int | Sequence[int]): Stages whose maps are returned; negative ones count from the end. Stages after the last of
+            them are not built; a file that has them loads nevertheless. Defaults to -1.
         frozen_stages (int): The first this many stages (and the stem or downsampling before each) are not trained. Defaults to 0.
         gap_before_final_norm (bool): Global average pooling before the output norm, as for classification: outputs (N, C).
             Otherwise they are (N, C, H, W). Defaults to True.
@@ -208,7 +209,7 @@ class SLaK(BaseModule):
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         previous = in_channels
-        for i, (depth, width) in enumerate(zip(self.depths, self.channels)):
+        for i, (depth, width) in enumerate(zip(self.depths[:max(self.out_indices) + 1], self.channels)):
             layers: Tuple[nn.Module, nn.Module]
             if i == 0:
                 layers = nn.Conv2d(previous, width, kernel_size=4, stride=4), LayerNorm2d(width, eps=1e-6)
