@@ -6,7 +6,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from slak_mm.checkpoints import source
+from slak_mm.checkpoints import STEMS, source
 from slak_mm.checks import Setup, check_data
 from slak_mm.reliability.options import set_reliable_hooks, set_resume
 from slak_mm.training.console import quiet_console
@@ -23,6 +23,10 @@ def parse_args(argv=None):
                         help='scale lr by the total batch size / auto_scale_lr.base_batch_size')
     parser.add_argument('--pretrained', metavar='CKPT',
                         help='weights to start the backbone from: a path or URL, official or converted')
+    parser.add_argument('--stem', choices=STEMS,
+                        help='what becomes of the first convolution of --pretrained if the backbone has other in_channels: all get '
+                        "the sum of the file's channels (for grey images), or they are repeated, or the first ones are kept (for RGB "
+                        'and more), or all are random')
     return parser.parse_args(argv)
 
 
@@ -40,7 +44,7 @@ def main(argv=None):
             set_resume(cfg, args.resume)
         elif cfg.get('load_from'):
             cfg.load_from = source(cfg.load_from)
-        set_pretrained(cfg, args.pretrained)
+        set_pretrained(cfg, args.pretrained, args.stem)
         set_reliable_hooks(cfg)
         with quiet_console() if args.quiet else nullcontext():
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

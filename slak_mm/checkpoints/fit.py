@@ -10,6 +10,7 @@ from ..sparsity.masks import Masks
 from .file import CheckpointError
 from .infer import infer_config
 from .names import STEM, rename
+from .stem import STEMS
 from .weights import check_weights
 
 _STAGE = re.compile(r'(?:downsample_layers\.|stages\.|norm)(\d+)\.')
@@ -80,6 +81,10 @@ def _explain(wrong, theirs, backbone) -> str:
              if need[name] != have.get(name)]
     if have.get('deploy') and not need.get('deploy'):
         lines.append('\n    deploy=False,  # instead of True; merge with switch_to_deploy() (tools/test.py --deploy) after loading')
+    if need.get('in_channels') != have.get('in_channels'):
+        lines.append(f"\nOr keep in_channels={have['in_channels']}, and say what becomes of the first convolution: "
+                     f"init_cfg=dict(type='Pretrained', checkpoint=..., stem=...), or tools/train.py --pretrained CKPT --stem ..., "
+                     f'with one of {STEMS}.')
     if lines:
         return f'To load it, set in the backbone\'s config:{"".join(lines)}'
     examples = ', '.join(wrong[:4])

@@ -35,15 +35,21 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
-def set_pretrained(cfg: Config, pretrained: Optional[str]) -> None:
-    """``--pretrained``, else the file that the config names, if it is there."""
+def set_pretrained(cfg: Config, pretrained: Optional[str], stem: Optional[str] = None) -> None:
+    """``--pretrained``, else the file that the config names, if it is there. ``--stem`` goes with it.
+
+    Raises:
+        InputError: ``--stem`` without a file.
+    """
     if not pretrained:
         pretrained = cfg.get('pretrained')
         if not pretrained or cfg.resume or cfg.load_from or cfg.model.backbone.get('init_cfg'):
+            if stem:
+                raise InputError('--stem says what becomes of the first convolution of --pretrained CKPT: give that too.')
             return
         if not os.path.exists(pretrained):
             print_log(f'{pretrained} is not there: THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the paper are out '
                       'of reach. Put the file there or give it with --pretrained FILE_OR_URL; docs/model_zoo.md says where the '
                       'official files are.', logger='current', level=logging.WARNING)
             return
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=pretrained, **(dict(stem=stem) if stem else {}))

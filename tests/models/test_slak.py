@@ -161,7 +161,7 @@ def test_a_file_with_all_stages_loads_into_one_without_the_last(micro, monkeypat
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     with pytest.raises(CheckpointError, match='only the first 3 stages.*out_indices'):
         whole.load_state_dict(part.state_dict())
-    with pytest.raises(CheckpointError, match='layer_scale_init_value=0.0,  # instead of the default'):
+    with pytest.raises(CheckpointError, match='layer_scale_init_value=0.0'):
         part.load_state_dict(build(**micro, layer_scale_init_value=0.).state_dict())
     config = infer_config(part.state_dict(), SLaK.arch_settings)
     assert config['out_indices'] == 2
