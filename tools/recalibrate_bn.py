@@ -6,6 +6,7 @@ al., 2018). The data are augmented as in training, without mixup and CutMix.
 import argparse
 
 import common
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint, set_random_seed
 
@@ -39,6 +40,8 @@ def main(argv=None):
     with named(args.checkpoint):
         check_fits(checkpoint['state_dict'], model)
     model.load_state_dict(checkpoint['state_dict'], strict=False)
+    # as a Runner does: some heads compute another loss in later epochs
+    MessageHub.get_current_instance().update_info('epoch', checkpoint.get('meta', {}).get('epoch', 0))
     num_iters = recalibrate(model, loader, args.num_iters)
     kept = {key: checkpoint[key] for key in ('meta', 'message_hub') if key in checkpoint}
     if 'message_hub' in kept:  # an inferencer that is given no config runs this one

@@ -92,7 +92,12 @@ class DynamicSparsity:
             'seed': seed, 'only': as_list(only), 'exclude': as_list(exclude), 'keep_moments': keep_moments,
         }
         self.schedule = Schedule(total_steps, interval, prune_rate, min_prune_rate, stop_at)
-        self.masks = Masks(maskable(model, only, exclude))
+        params = maskable(model, only, exclude)
+        frozen = [name for name, p in params.items() if not p.requires_grad]
+        if init == 'snip' and 0 < len(frozen) < len(params):  # which has no score of them
+            logger.warning('%s frozen layers stay dense and do not count: %s', len(frozen), frozen)
+            params = {name: p for name, p in params.items() if p.requires_grad}
+        self.masks = Masks(params)
         self.steps = 0
         self._ready = False
         # where both hold, the optimizer step leaves the moments of masked weights at zero
