@@ -67,7 +67,7 @@ class SLaKBlock(nn.Module):
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * channels, channels)
-        self.gamma = nn.Parameter(torch.full((channels, ), layer_scale_init_value)) if layer_scale_init_value > 0 else None
+        self.gamma = nn.Parameter(torch.full((channels, ), float(layer_scale_init_value))) if layer_scale_init_value > 0 else None
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
     def _forward(self, x: Tensor) -> Tensor:

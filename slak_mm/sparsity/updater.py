@@ -130,8 +130,8 @@ class DynamicSparsity:
                 scores = snip_scores(params, gradients, reduce)
                 unknown = unscored(scores)
                 if unknown:
-                    logger.warning('SNIP: the loss of the batch reaches none of %s; they keep %.2f of their weights, the share of all',
-                                   unknown, density)
+                    logger.warning('SNIP has no score of these layers, as no loss of the batch reaches them or their weights are '
+                                   'zero; they keep %.2f of their weights, the share of all: %s', density, unknown)
                 counts = snip(scores, density)
             else:
                 counts = {'erk': erk, 'uniform': uniform}[config['init']](shapes, density)

@@ -229,6 +229,7 @@ def test_layer_scale():
     arch = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8))
     assert SLaK(arch, layer_scale_init_value=0.).stages[0][0].gamma is None
     assert (SLaK(arch, layer_scale_init_value=.25).stages[0][0].gamma == .25).all()
+    assert SLaK(arch, layer_scale_init_value=1).stages[0][0].gamma.dtype == torch.float32
 
 
 def test_initialisation(micro):
