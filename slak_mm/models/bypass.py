@@ -44,14 +44,17 @@ def is_plain_tensor(value: Any) -> bool:
     return type(value) in (Tensor, nn.Parameter) or is_compiling() and isinstance(value, Tensor)  # a compiler's stands for a plain one
 
 
-def is_observed(x: Any) -> bool:
-    """Whether the operators that run on ``x`` are recorded or transformed by something that wants the modules' own.
+def is_traced(x: Any) -> bool:
+    """Whether the operators that run on ``x`` are recorded or transformed by something that knows torch's own only.
 
-    Such are ``torch.jit.trace`` and the ONNX exporter that uses it, ``torch.fx``, ``torch.func``, forward-mode differentiation, and
-    hooks for all modules. A compiler, or ``torch.export``, takes our operators as well.
+    Such are ``torch.jit.trace`` and the ONNX exporter that uses it, ``torch.fx``, ``torch.func`` and forward-mode differentiation. A
+    compiler, or ``torch.export``, takes our operators as well.
     """
-    if is_compiling():
-        return False
-    return (torch.jit.is_tracing() or not isinstance(x, Tensor) or is_functorch_active() or forward_ad._current_level >= 0
-            or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-                    or torch_module._global_backward_hooks))
+    return not is_compiling() and (torch.jit.is_tracing() or not isinstance(x, Tensor) or is_functorch_active()
+                                   or forward_ad._current_level >= 0)
+
+
+def is_observed(x: Any) -> bool:
+    """Whether all modules are to be called on ``x``: it :func:`is_traced`, or there are hooks for all modules."""
+    return is_traced(x) or not is_compiling() and bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+                                                       or torch_module._global_backward_hooks)

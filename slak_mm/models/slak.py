@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..checkpoints.fit import adapt_state_dict
 from ..compat import is_compiling, is_functorch_active
 from ..registry import MODELS, register
-from .bypass import is_observed, is_plain_tensor, is_untouched
+from .bypass import is_observed, is_plain_tensor, is_traced, is_untouched
 from .large_kernel import FORMS, LargeKernel
 from .ops import norm_mlp
 
@@ -94,7 +94,7 @@ class SLaKBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        if not (self.with_cp and x.requires_grad):
+        if not self.with_cp or is_traced(x) or not x.requires_grad:
             return self._forward(x)
         context: ContextManager[None] = nullcontext()
 

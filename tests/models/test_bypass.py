@@ -196,7 +196,7 @@ def test_hooks_for_all_modules_see_all():
 
 @pytest.mark.parametrize('grad', [True, False])
 def test_a_trace_can_be_saved_and_serves_other_sizes(grad):
-    model = build()
+    model = build(with_cp=True)
     with torch.set_grad_enabled(grad), warnings.catch_warnings():
         warnings.simplefilter('error', torch.jit.TracerWarning)  # nothing depends on the size
         traced = torch.jit.trace(model, IMAGES[:1, :, :32, :32])
@@ -208,9 +208,10 @@ def test_a_trace_can_be_saved_and_serves_other_sizes(grad):
         assert_close(loaded(images), model(images))
 
 
-def test_torch_fx_traces_it_whole():
+@pytest.mark.parametrize('options', [{}, dict(with_cp=True, drop_path_rate=.3)])
+def test_torch_fx_traces_it_whole(options):
     from torchvision.models.feature_extraction import create_feature_extractor
-    model = build()
+    model = build(**options)
     assert_close(torch.fx.symbolic_trace(model)(IMAGES), model(IMAGES))
     extractor = create_feature_extractor(model, return_nodes={'stages.1.0.pwconv1': 'hidden', 'stages.1': 'map'})
     assert extractor(IMAGES)['hidden'].shape == (2, 8, 12, 28)
