@@ -1,6 +1,6 @@
 from functools import reduce
 from operator import add
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -172,12 +172,6 @@ def conv_bn(x: Tensor, branch: DepthwiseConvBN) -> Tensor:
     return x if linear or branch.bn is None else branch.bn(x)
 
 
-def _may_be_bypassed(branch: nn.Module) -> bool:
-    if isinstance(branch, DepthwiseConvBN):
-        return branch.may_be_bypassed
-    return is_untouched(branch, nn.Sequential) and all(isinstance(step, DepthwiseConvBN) and step.may_be_bypassed for step in branch)
-
-
 class LargeKernel(nn.Module):
     """A large-kernel layer: depthwise convolutions, each followed by its own batch norm, side by side or in sequence.
 
@@ -220,11 +214,10 @@ class LargeKernel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         branches = self.branches
-        if is_observed(x) or not all(map(_may_be_bypassed, branches)):
+        if is_observed(x) or not all(map(self._may_be_bypassed, branches)):
             return reduce(add, (branch(x) for branch in branches))
         if not self.is_parallel:
-            paths = (branch if isinstance(branch, nn.Sequential) else (branch, ) for branch in branches)
-            return reduce(add, (reduce(conv_bn, path, x) for path in paths))
+            return reduce(add, (reduce(conv_bn, self._steps(branch), x) for branch in branches))
         if all(branch.is_linear for branch in branches):
             weights, biases = zip(*(branch.folded() for branch in branches))
             biases = [bias for bias in biases if bias is not None]
@@ -232,11 +225,19 @@ class LargeKernel(nn.Module):
         outs = large_kernel_branches(x, [branch.conv.weight for branch in branches])
         return reduce(add, (branch.bn(out) for branch, out in zip(branches, outs)))
 
+    def _steps(self, branch: nn.Module) -> Sequence[nn.Module]:
+        """One after the other; only a form that has a sequence may have one."""
+        return [*branch] if type(branch) is nn.Sequential and not self.is_parallel else [branch]
+
+    def _may_be_bypassed(self, branch: nn.Module) -> bool:
+        steps = self._steps(branch)
+        return ((steps == [branch] or is_untouched(branch, nn.Sequential))
+                and all([isinstance(step, DepthwiseConvBN) and step.may_be_bypassed for step in steps]))
+
     def check_mergeable(self) -> None:
         """Raises a TypeError if :meth:`switch_to_deploy` would not keep the outputs."""
         for branch in self.branches:
-            steps: Any = branch if type(branch) is nn.Sequential else (branch, )
-            for step in steps:
+            for step in self._steps(branch):
                 if not isinstance(step, DepthwiseConvBN):
                     raise TypeError(f'{type(step).__name__} took the place of a convolution with its norm in a large-kernel layer, '
                                     'and cannot be merged: use the model as it is.')
@@ -255,7 +256,7 @@ class LargeKernel(nn.Module):
         for module in self.modules():
             if isinstance(module, DepthwiseConvBN):
                 module.fuse()
-        if not (self.is_parallel and hasattr(self, 'small')):
+        if not self.is_parallel or getattr(self, 'small', None) is None:
             return
         small, large = self.small.conv, self.branches[0].conv
         large.weight.data, = merge([large.weight.data, small.weight.data])

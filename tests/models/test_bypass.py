@@ -113,6 +113,11 @@ EDITS = dict(
     lora_linear=edit_linears(lambda block: setattr(block, 'pwconv2', nn.Sequential(block.pwconv2, nn.Tanh()))),
     branch_replaced=edit_linears(lambda block: setattr(block.large_kernel, [*dict(block.large_kernel.named_children())][-1],
                                                        nn.AvgPool2d(3, 1, 1))),
+    branch_nested=edit_linears(lambda block: setattr(block.large_kernel, [*dict(block.large_kernel.named_children())][-1],
+                                                     nn.Sequential(block.large_kernel.branches[-1], nn.Tanh()))),
+    branch_in_a_sequence=edit_linears(lambda block: setattr(block.large_kernel, [*dict(block.large_kernel.named_children())][-1],
+                                                            nn.Sequential(block.large_kernel.branches[-1]))),
+    small_removed=edit_linears(lambda block: setattr(block.large_kernel, 'small', None)),
     observers=quantize,
     dynamic_quantization=quantize_linears,
 )
@@ -130,7 +135,8 @@ def test_an_edited_layer_computes_what_its_children_do(form, edit, training):
     model.train(training)
     after = model(images)
     assert_close(after, called(model)(images), rtol=1e-4, atol=1e-4)
-    same = 'observers', 'parametrized', 'weight_norm', 'tanh_gelu', 'no_affine', 'dynamic_quantization', 'norm_without_statistics'
+    same = ('observers', 'parametrized', 'weight_norm', 'tanh_gelu', 'no_affine', 'dynamic_quantization', 'norm_without_statistics',
+            'branch_in_a_sequence')
     if edit not in same and not (training and edit in ('bias', 'norm_without_weights', 'spectral_norm')):
         assert (after[0] - before[0]).abs().max() > 1e-3
 
