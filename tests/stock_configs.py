@@ -244,7 +244,7 @@ def run(name: str) -> dict:
         losses.append(loss(model, data))
         losses[1].backward()
         # the same loss as in training, but for what is random, and for the weights that are zero now
-        assert .2 < losses[1] / losses[0] < 5
+        assert .1 < losses[1] / losses[0] < 10, losses
         unreached = [parameter for parameter, value in model.named_parameters() if value.requires_grad and value.grad is None]
         assert all(parameter.startswith('backbone.norm') for parameter in unreached)
         sparsity.before_step(optimizer)
