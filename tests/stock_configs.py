@@ -239,7 +239,7 @@ def run(name: str) -> dict:
         masks = sparsity.masks
         assert all(masks.counts().values()) and masks.nonzero == round(.6 * masks.total)
 
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)
         model.train()
         losses.append(loss(model, data))
         losses[1].backward()
