@@ -97,7 +97,6 @@ DETECTORS = [
     Case('dino/dino-4scale_r50_8xb2-12e_coco.py'),
     Case('ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py'),
     Case('sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', extra=True),
-    Case('queryinst/queryinst_r50_fpn_1x_coco.py', extra=True),
     Case('solo/solo_r50_fpn_1x_coco.py', extra=True),
     Case('solo/decoupled-solo_r50_fpn_1x_coco.py', extra=True),
     Case('solov2/solov2_r50_fpn_1x_coco.py', extra=True),
