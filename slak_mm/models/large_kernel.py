@@ -1,6 +1,6 @@
 from functools import reduce
 from operator import add
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -220,12 +220,12 @@ class LargeKernel(nn.Module):
             return reduce(add, (reduce(conv_bn, self._steps(branch), x) for branch in branches))
         if all(branch.is_linear for branch in branches):
             weights, biases = zip(*(branch.folded() for branch in branches))
-            biases = [bias for bias in biases if bias is not None]
-            return large_kernel_conv2d(x, weights, reduce(add, biases) if biases else None)
+            present = [bias for bias in biases if bias is not None]
+            return large_kernel_conv2d(x, weights, reduce(add, present) if present else None)
         outs = large_kernel_branches(x, [branch.conv.weight for branch in branches])
         return reduce(add, (branch.bn(out) for branch, out in zip(branches, outs)))
 
-    def _steps(self, branch: nn.Module) -> Sequence[nn.Module]:
+    def _steps(self, branch: Any) -> List[Any]:
         """One after the other; only a form that has a sequence may have one."""
         return [*branch] if type(branch) is nn.Sequential and not self.is_parallel else [branch]
 
@@ -256,9 +256,10 @@ class LargeKernel(nn.Module):
         for module in self.modules():
             if isinstance(module, DepthwiseConvBN):
                 module.fuse()
-        if not self.is_parallel or getattr(self, 'small', None) is None:
+        branch: Any = getattr(self, 'small', None)
+        if not self.is_parallel or branch is None:
             return
-        small, large = self.small.conv, self.branches[0].conv
+        small, large = branch.conv, next(other for other in self.branches if other is not branch).conv
         large.weight.data, = merge([large.weight.data, small.weight.data])
         large.bias.data += small.bias.data
         del self.small
