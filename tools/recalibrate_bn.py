@@ -6,12 +6,14 @@ al., 2018). The data are augmented as in training, without mixup and CutMix.
 import argparse
 
 import common
+from mmengine.logging import MessageHub
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint, set_random_seed
 
 from slak_mm.checkpoints import check_fits, named, source
 from slak_mm.checks import Split, check_split, enforce, refusing
 from slak_mm.models.build import build_model
 from slak_mm.registry import enter_scope
+from slak_mm.training.loss import images_per_batch
 from slak_mm.training.recalibrate import recalibrate
 
 
@@ -38,13 +40,14 @@ def main(argv=None):
     with named(args.checkpoint):
         check_fits(checkpoint['state_dict'], model)
     model.load_state_dict(checkpoint['state_dict'], strict=False)
+    # as a Runner does: some heads compute another loss in later epochs
+    MessageHub.get_current_instance().update_info('epoch', checkpoint.get('meta', {}).get('epoch', 0))
     num_iters = recalibrate(model, loader, args.num_iters)
     kept = {key: checkpoint[key] for key in ('meta', 'message_hub') if key in checkpoint}
     if 'message_hub' in kept:  # an inferencer that is given no config runs this one
         kept['message_hub']['runtime_info']['cfg'] = cfg.pretty_text
     save_checkpoint(dict(kept, state_dict=model.state_dict()), args.out)
-    batch_size = loader.batch_size or loader.batch_sampler.batch_size
-    print(f'{args.out}: batch-norm statistics of {num_iters} batches of {batch_size} images.')
+    print(f'{args.out}: batch-norm statistics of {num_iters} batches of {images_per_batch(loader)} images.')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from slak_mm.checkpoints import source
+from slak_mm.checkpoints import STEMS, source
 from slak_mm.checks import Setup
 from slak_mm.reliability.options import set_reliable_hooks, set_resume
 from slak_mm.training.console import quiet_console
@@ -26,6 +26,10 @@ def parse_args(argv=None):
                        help='weights to start the backbone from: a path or URL, official or converted')
     start.add_argument('--from-scratch', action='store_true',
                        help='start from random weights, where the config names a file to start from')
+    parser.add_argument('--stem', choices=STEMS,
+                        help='what becomes of the first convolution of --pretrained if the backbone has other in_channels: all get '
+                        "the sum of the file's channels (for grey images), or they are repeated, or the first ones are kept (for RGB "
+                        'and more), or all are random')
     return parser.parse_args(argv)
 
 
@@ -42,7 +46,7 @@ def main(argv=None):
             set_resume(cfg, args.resume)
         elif cfg.get('load_from'):
             cfg.load_from = source(cfg.load_from)
-        set_pretrained(cfg, args.pretrained, args.from_scratch)
+        set_pretrained(cfg, args.pretrained, args.from_scratch, args.stem)
         set_reliable_hooks(cfg)
         with quiet_console() if args.quiet else nullcontext():
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -19,11 +19,13 @@ from slak_mm.analysis.erf_models import (  # noqa: E402
     COMPARISON,
     from_checkpoint,
     from_config,
+    image_channels,
     measure,
     noise,
     photographs,
     randomize,
 )
+from slak_mm.errors import InputError  # noqa: E402
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
@@ -66,8 +68,13 @@ def main(argv=None):
         builders = {name: lambda build=build: randomize(build, args.seed) for name, build in COMPARISON.items()}
     maps = {}
     for name, build in builders.items():
-        images = photographs(args.files, args.size) if args.files else noise(args.num_images, args.size, args.seed)
-        maps[name] = measure(build(), images, len(args.files) or args.num_images, name)
+        backbone = build()
+        channels = image_channels(backbone)
+        if args.files and channels != 3:
+            raise InputError(f'{name}: the images of --images are read as RGB, the backbone takes {channels} channels. Leave --images '
+                             'out.')
+        images = photographs(args.files, args.size) if args.files else noise(args.num_images, args.size, args.seed, channels)
+        maps[name] = measure(backbone, images, len(args.files) or args.num_images, name)
     results = {name: dict(area_ratios=area_ratios(rescaled(scores)), area_ratios_of_raw_scores=area_ratios(scores),
                           largest_score=float(scores.max())) for name, scores in maps.items()}
     args.out.mkdir(parents=True, exist_ok=True)

@@ -70,11 +70,16 @@ def from_checkpoint(path: str, checkpoint: str) -> nn.Module:
     return backbone_of(model)
 
 
-def noise(count: int, size: int, seed: int = 0) -> Iterator[Tensor]:
-    """Gaussian noise of mean 0 and variance 1, as normalised images have: (1, 3, size, size) each."""
+def image_channels(backbone: nn.Module) -> int:
+    """Of the images that a backbone takes: those of its first convolution."""
+    return next((module.in_channels for module in backbone.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
+def noise(count: int, size: int, seed: int = 0, channels: int = 3) -> Iterator[Tensor]:
+    """Gaussian noise of mean 0 and variance 1, as normalised images have: (1, channels, size, size) each."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
-        yield torch.randn(1, 3, size, size, generator=generator)
+        yield torch.randn(1, channels, size, size, generator=generator)
 
 
 def photographs(paths: Sequence[Path], size: int) -> Iterator[Tensor]:
@@ -91,7 +96,7 @@ def measure(backbone: nn.Module, images: Iterator[Tensor], count: int, name: str
 
     Args:
         backbone (nn.Module): Of any library; it is left without gradients, in evaluation.
-        images (Iterator[Tensor]): (1, 3, H, W) each.
+        images (Iterator[Tensor]): (1, C, H, W) each.
         count (int): Number of images.
         name (str): For the progress.
 

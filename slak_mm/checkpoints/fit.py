@@ -3,6 +3,7 @@ import re
 from itertools import chain
 from typing import Dict
 
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -10,8 +11,10 @@ from ..sparsity.masks import Masks
 from .file import CheckpointError
 from .infer import infer_config
 from .names import STEM, move, prefixes, rename, unwrapped
+from .stem import STEMS
 from .weights import check_weights
 
+_STAGE = re.compile(r'(?:downsample_layers\.|stages\.|norm)(\d+)\.')
 _OUTPUT_NORM = re.compile(r'norm\d*\.')
 
 
@@ -36,7 +39,7 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
     """
     own = {name: value.shape for name, value in backbone.state_dict().items()}
     last = f'norm{len(backbone.depths) - 1}.'
-    theirs = {}
+    theirs, unbuilt = {}, set()
     for name, ours in rename(name for name in state_dict if name.startswith(prefix)).items():
         name, value = ours[len(prefix):], state_dict.pop(name)
         name = name if name in own else unwrapped(name)
@@ -44,8 +47,15 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
             if not backbone.gap_before_final_norm:
                 continue
             name = last + name[5:]
+        stage = _STAGE.match(name)
+        if stage and len(backbone.stages) <= int(stage[1]) < len(backbone.depths):
+            unbuilt.add(int(stage[1]))
+            continue
         state_dict[prefix + name] = value
         theirs[name] = value
+    if unbuilt:
+        print_log(f'The file has weights of stages {sorted(unbuilt)} (counted from 0), which no output of '
+                  f'out_indices={backbone.out_indices} needs and the backbone has not: they are left out.', 'current')
 
     check_weights(theirs)
     if not own.keys() & theirs.keys():
@@ -66,10 +76,17 @@ def _explain(wrong, theirs, backbone) -> str:
         have, need = (infer_config(weights, backbone.arch_settings) for weights in (backbone.state_dict(), theirs))
     except CheckpointError:
         have = need = {}
+    if need.get('out_indices', 3) < have.get('out_indices', 3):
+        return (f'It has only the first {need["out_indices"] + 1} stages, as it was trained with such out_indices. Take a file that '
+                f"has all, or set out_indices in the backbone's config to stages up to {need['out_indices']}, and heads that fit.")
     lines = [f'\n    {name}={need[name]!r},  # instead of {have.get(name, "the default")!r}' for name in need
              if need[name] != have.get(name)]
     if have.get('deploy') and not need.get('deploy'):
         lines.append('\n    deploy=False,  # instead of True; merge with switch_to_deploy() (tools/test.py --deploy) after loading')
+    if need.get('in_channels') != have.get('in_channels'):
+        lines.append(f"\nOr keep in_channels={have['in_channels']}, and say what becomes of the first convolution: "
+                     f"init_cfg=dict(type='Pretrained', checkpoint=..., stem=...), or tools/train.py --pretrained CKPT --stem ..., "
+                     f'with one of {STEMS}.')
     if lines:
         return f'To load it, set in the backbone\'s config:{"".join(lines)}'
     examples = ', '.join(wrong[:4])

@@ -6,6 +6,8 @@ from torch import Tensor
 from .file import CheckpointError
 from .names import STEM
 
+NUM_STAGES = 4
+
 
 def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = None) -> dict:
     """Reads the arguments of :class:`slak_mm.SLaK` that fit a file off the shapes of its weights.
@@ -15,7 +17,8 @@ def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = 
         arch_settings (dict, optional): ``SLaK.arch_settings``, to give an arch its name.
 
     Returns:
-        dict: ``arch``, ``width_factor``, ``in_channels``, ``kernel_sizes``, ``small_kernel_size`` (unless naive),
+        dict: ``out_indices`` (only if the last stages are not there: the last one that is), ``arch``, ``width_factor``,
+        ``in_channels``, ``kernel_sizes``, ``small_kernel_size`` (unless naive),
         ``large_kernel`` (a tuple where stages differ), ``layer_scale_init_value`` (only if there is none: 0) and ``deploy`` (only if
         True).
 
@@ -30,10 +33,11 @@ def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = 
 
 
 def _infer_config(state_dict, arch_settings) -> dict:
-    depths = tuple(len({name.split('.')[2] for name in state_dict if name.startswith(f'stages.{i}.')}) for i in range(4))
-    widths = tuple(len(state_dict[f'downsample_layers.{i}.{min(i, 1)}.weight']) for i in range(4))
+    num_stages = next((i for i in range(1, NUM_STAGES) if f'downsample_layers.{i}.1.weight' not in state_dict), NUM_STAGES)
+    depths = tuple(len({name.split('.')[2] for name in state_dict if name.startswith(f'stages.{i}.')}) for i in range(num_stages))
+    widths = tuple(len(state_dict[f'downsample_layers.{i}.{min(i, 1)}.weight']) for i in range(num_stages))
     stages = []
-    for i in range(4):
+    for i in range(num_stages):
         kernels, end = f'stages.{i}.0.large_kernel.', '.conv.weight'
         stages.append(_read_kernels({name[len(kernels):-len(end)]: tuple(value.shape[2:]) for name, value in state_dict.items()
                                      if name.startswith(kernels) and name.endswith(end)}))
@@ -41,7 +45,11 @@ def _infer_config(state_dict, arch_settings) -> dict:
     shorter = next((size for size in shorter_edges if size), None)
     # next to kernels with a small one, one that is no longer than it has none
     forms = tuple('reparam' if form == 'naive' and size == shorter else form for form, size in zip(forms, longer))
+    missing = NUM_STAGES - num_stages  # whatever is written for these, they are not built
+    forms, longer = forms + forms[-1:] * missing, longer + longer[-1:] * missing
     config = dict(zip(('arch', 'width_factor'), _name_arch(depths, widths, arch_settings)))
+    if missing:
+        config['out_indices'] = num_stages - 1
     config.update(in_channels=state_dict[STEM].shape[1], kernel_sizes=longer)
     if shorter is not None:
         config['small_kernel_size'] = shorter
@@ -73,6 +81,8 @@ def _read_kernels(shapes):
 def _name_arch(depths, widths, arch_settings):
     for factor in (1.3, 1., *(i / 20 for i in range(2, 81))):
         for name, arch in arch_settings.items():
-            if arch['depths'] == depths and tuple(int(c * factor) for c in arch['channels']) == widths:
+            built = zip(arch['depths'], (int(c * factor) for c in arch['channels']))
+            if all(pair == own for pair, own in zip(built, zip(depths, widths))):
                 return name, factor
-    return dict(depths=depths, channels=widths), 1.
+    missing = NUM_STAGES - len(depths)
+    return dict(depths=depths + depths[-1:] * missing, channels=widths + widths[-1:] * missing), 1.

@@ -30,6 +30,12 @@ def is_compiling() -> bool:
     return hasattr(torch, 'compiler') and hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
 
 
+def is_functorch_active() -> bool:
+    """Whether a transform of ``torch.func`` (grad, vmap, jacrev ...) is at work; False before torch 2.0."""
+    active = getattr(torch._C, '_are_functorch_transforms_active', None)
+    return not is_compiling() and active is not None and active()
+
+
 def wrap_step(optimizer: torch.optim.Optimizer, before: Callable, after: Callable) -> None:
     """Has ``before(optimizer)`` and ``after(optimizer)`` called around each step of an optimizer.
 

@@ -7,14 +7,19 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
+from mmengine.model.utils import _BatchNormXd
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from .bypass import is_observed, is_plain_tensor, is_untouched, settings
 from .ops import large_kernel_branches, large_kernel_conv2d, merge
 
 PARALLEL_FORMS = ('decomposed', 'reparam', 'naive')
 FORMS = (*PARALLEL_FORMS, 'sequential', 'dilated', 'stacked')
 DILATION = 3
+BRANCHES = 'tall', 'wide', 'full', 'dilated', 'sequence', 'small'
+# mmengine's are what SyncBN is, and becomes in one process; of other subclasses nobody knows what they compute
+BATCH_NORMS = nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, _BatchNormXd
 
 
 def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[str, Tuple[int, int]]:
@@ -61,19 +66,15 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
     return shapes
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether someone waits for the module to be called, so that its function alone would not do."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-                or getattr(module, '_backward_pre_hooks', None))  # torch >= 2.0
-
-
 class DepthwiseConvBN(nn.Module):
     """Depthwise convolution, then batch norm; one convolution with bias once :meth:`fuse` was called (or ``deploy=True``)."""
 
     def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False, dilation: int = 1):
         super().__init__()
         padding = dilation * (kernel_size[0] // 2), dilation * (kernel_size[1] // 2)
+        self.dilation = dilation
         self.conv = nn.Conv2d(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels, bias=deploy)
+        self.built = settings(self.conv)
         self.bn: Optional[nn.Module] = None if deploy else build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,24 +83,59 @@ class DepthwiseConvBN(nn.Module):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the branch is one convolution, as it has no norm, or a batch norm that normalises by its running statistics."""
-        return self.bn is None or isinstance(self.bn, _BatchNorm) and not self.bn.training and self.bn.track_running_stats
+        """Whether the norm is linear: there is none, or a batch norm that normalises by its running statistics."""
+        bn: Any = self.bn
+        return bn is None or type(bn) is nn.Identity or type(bn) in BATCH_NORMS and not bn.training and bn.running_mean is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the convolution is as it was built, but for its weight, and a bias."""
+        conv: Any = self.conv
+        return (is_untouched(conv, nn.Conv2d, 'weight') and settings(conv) == self.built
+                and (conv.bias is None or is_plain_tensor(conv.bias)))
+
+    @property
+    def may_be_bypassed(self) -> bool:
+        """Whether :func:`conv_bn` computes what a call does."""
+        if not is_untouched(self, DepthwiseConvBN) or not self.is_plain:
+            return False
+        bn: Any = self.bn
+        if bn is None or not self.is_linear:  # a norm that is not linear is called, a bias before it would be lost
+            return bn is None or self.conv.bias is None
+        return is_untouched(bn, type(bn))
 
     def folded(self) -> Tuple[Tensor, Optional[Tensor]]:
-        """Weight and bias of the convolution that the branch is with running statistics."""
-        if self.bn is None:
-            return self.conv.weight, self.conv.bias
-        if not isinstance(self.bn, _BatchNorm):
-            raise TypeError(f'{type(self.bn).__name__} cannot be folded into a convolution, only batch norms can: use the model as it '
-                            'is.')
+        """Weight and bias of the convolution that the branch is, if its norm is linear."""
         bn: Any = self.bn
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-        return self.conv.weight * scale[:, None, None, None], bn.bias - bn.running_mean * scale
+        if bn is None or type(bn) is nn.Identity:
+            return self.conv.weight, self.conv.bias
+        scale = torch.rsqrt(bn.running_var + bn.eps)
+        if bn.weight is not None:
+            scale = bn.weight * scale
+        shift = -bn.running_mean if self.conv.bias is None else self.conv.bias - bn.running_mean
+        bias = shift * scale if bn.bias is None else bn.bias + shift * scale
+        dtype = self.conv.weight.dtype  # statistics may be kept in a wider one
+        return (self.conv.weight * scale[:, None, None, None]).to(dtype), bias.to(dtype)
+
+    def check_foldable(self) -> None:
+        """Raises a TypeError if the branch is no convolution with a batch norm any more."""
+        bn: Any = self.bn
+        if bn is not None and type(bn) not in (*BATCH_NORMS, nn.Identity):
+            raise TypeError(f'{type(bn).__name__} cannot be folded into a convolution, only batch norms can: use the model as it '
+                            'is.')
+        if type(bn) in BATCH_NORMS and bn.running_mean is None:
+            raise TypeError('A batch norm without running statistics cannot be folded into a convolution: use the model as it is.')
+        if type(self) is not DepthwiseConvBN or not self.is_plain:
+            raise TypeError(f'The {type(self.conv).__name__} of a large-kernel layer was changed, wrapped or hooked, so it cannot be '
+                            'merged with others: undo that first (remove_parametrizations, prune.remove, merge adapters ...), or use '
+                            'the model as it is.')
 
     def fuse(self) -> None:
         """Folds the batch norm's running statistics into the convolution. Done already: nothing happens."""
-        if self.bn is not None:
-            self.conv.weight, self.conv.bias = (nn.Parameter(tensor.detach()) for tensor in self.folded() if tensor is not None)
+        if self.bn is not None or self.conv.bias is None:
+            weight, bias = self.folded()
+            bias = torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else bias
+            self.conv.weight, self.conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
             self.bn = None
 
 
@@ -133,7 +169,7 @@ def conv_bn(x: Tensor, branch: DepthwiseConvBN) -> Tensor:
     """``branch(x)`` by this package's convolution."""
     linear = branch.is_linear
     weight, bias = branch.folded() if linear else (branch.conv.weight, None)
-    x = dilated_conv2d(x, weight, bias, branch.conv.dilation[0])
+    x = dilated_conv2d(x, weight, bias, branch.dilation)
     return x if linear or branch.bn is None else branch.bn(x)
 
 
@@ -171,33 +207,60 @@ class LargeKernel(nn.Module):
             else:
                 getattr(self, branch).append(conv)
 
+    @property
+    def branches(self) -> List[Any]:
+        """What is summed; no other module that someone hangs in here is."""
+        return [child for name, child in self.named_children() if name in BRANCHES]
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        branches: List[Any] = list(self.children())
-        if any(has_hooks(module) for branch in branches for module in branch.modules()):
+        branches = self.branches
+        if is_observed(x) or not all(map(self._may_be_bypassed, branches)):
             return reduce(add, (branch(x) for branch in branches))
         if not self.is_parallel:
-            paths = (branch if isinstance(branch, nn.Sequential) else (branch, ) for branch in branches)
-            return reduce(add, (reduce(conv_bn, path, x) for path in paths))
+            return reduce(add, (reduce(conv_bn, self._steps(branch), x) for branch in branches))
         if all(branch.is_linear for branch in branches):
             weights, biases = zip(*(branch.folded() for branch in branches))
-            return large_kernel_conv2d(x, weights, sum(biases))
+            present = [bias for bias in biases if bias is not None]
+            return large_kernel_conv2d(x, weights, reduce(add, present) if present else None)
         outs = large_kernel_branches(x, [branch.conv.weight for branch in branches])
         return reduce(add, (branch.bn(out) for branch, out in zip(branches, outs)))
+
+    def _steps(self, branch: Any) -> List[Any]:
+        """One after the other; only a form that has a sequence may have one."""
+        return [*branch] if type(branch) is nn.Sequential and not self.is_parallel else [branch]
+
+    def _may_be_bypassed(self, branch: nn.Module) -> bool:
+        steps = self._steps(branch)
+        return ((steps == [branch] or is_untouched(branch, nn.Sequential))
+                and all([isinstance(step, DepthwiseConvBN) and step.may_be_bypassed for step in steps]))
+
+    def check_mergeable(self) -> None:
+        """Raises a TypeError if :meth:`switch_to_deploy` would not keep the outputs."""
+        for branch in self.branches:
+            for step in self._steps(branch):
+                if not isinstance(step, DepthwiseConvBN):
+                    raise TypeError(f'{type(step).__name__} took the place of a convolution with its norm in a large-kernel layer, '
+                                    'and cannot be merged: use the model as it is.')
+                step.check_foldable()
 
     def switch_to_deploy(self) -> None:
         """Folds each batch norm and, in the parallel forms, adds the small kernel into the centre of the first large one.
 
         Outputs stay equal. A sequence pads its map again before each convolution, so it is no single convolution at the border, and
         a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias.
+
+        Raises:
+            TypeError: A norm is no batch norm, or a convolution was changed or wrapped. Nothing was merged.
         """
+        self.check_mergeable()
         for module in self.modules():
             if isinstance(module, DepthwiseConvBN):
                 module.fuse()
-        if not (self.is_parallel and hasattr(self, 'small')):
+        branch: Any = getattr(self, 'small', None)
+        if not self.is_parallel or branch is None:
             return
-        branches: Dict[str, Any] = dict(self.named_children())
-        small, large = branches['small'].conv, next(iter(branches.values())).conv
+        small, large = branch.conv, next(other for other in self.branches if other is not branch).conv
         large.weight.data, = merge([large.weight.data, small.weight.data])
         large.bias.data += small.bias.data
         del self.small

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.fit import adapt_state_dict
-from ..compat import is_compiling
+from ..compat import is_compiling, is_functorch_active
 from ..registry import MODELS, register
-from .large_kernel import FORMS, LargeKernel, has_hooks
+from .bypass import is_observed, is_plain_tensor, is_traced, is_untouched
+from .large_kernel import FORMS, LargeKernel
 from .ops import add, layer_norm_2d, norm_mlp
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
@@ -26,7 +27,7 @@ class LayerNorm2d(nn.LayerNorm):
     """``nn.LayerNorm`` over the channels of a (N, C, H, W) map; the output is channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm_2d(x, self.weight, self.bias, self.eps)
+        return layer_norm_2d(x, self.weight, self.bias, self.eps, plain=is_traced(x))
 
 
 @contextmanager
@@ -70,22 +71,29 @@ class SLaKBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         out = self._norm_mlp(self.large_kernel(x).permute(0, 2, 3, 1))
-        return add(x, self.drop_path(out.permute(0, 3, 1, 2)))
+        return add(x, self.drop_path(out.permute(0, 3, 1, 2)), plain=is_traced(x))
 
     def _norm_mlp(self, x: Tensor) -> Tensor:
         norm, linear1, linear2 = self.norm, self.pwconv1, self.pwconv2
-        kinds = {norm: nn.LayerNorm, linear1: nn.Linear, self.act: nn.GELU, linear2: nn.Linear}
-        # a compiler or an exporter wants the plain operators, and a layer that was replaced or hooked wants to be called
-        plain = all(type(layer) is kind and not has_hooks(layer) for layer, kind in kinds.items())
-        if plain and not (is_compiling() or torch.jit.is_tracing()):
+        if self._may_bypass(x):
             return norm_mlp(x, (norm.weight, norm.bias, norm.eps), (linear1.weight, linear1.bias), (linear2.weight, linear2.bias),
                             self.gamma)
         x = linear2(self.act(linear1(norm(x))))
         return x if self.gamma is None else x * self.gamma
 
+    def _may_bypass(self, x: Tensor) -> bool:
+        """Whether :func:`norm_mlp` computes what calls of the layers do. A compiler wants the plain operators as well."""
+        if is_compiling() or is_observed(x):
+            return False
+        norm, act = self.norm, self.act
+        return (is_untouched(norm, nn.LayerNorm, 'weight', 'bias') and norm.normalized_shape == x.shape[-1:]
+                and is_untouched(act, nn.GELU) and act.approximate == 'none'
+                and is_untouched(self.pwconv1, nn.Linear, 'weight', 'bias') and is_untouched(self.pwconv2, nn.Linear, 'weight', 'bias')
+                and (self.gamma is None or is_plain_tensor(self.gamma)))
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        if not (self.with_cp and x.requires_grad):
+        if not self.with_cp or is_traced(x) or not x.requires_grad:
             return self._forward(x)
         context: ContextManager[None] = nullcontext()
 
@@ -136,7 +144,8 @@ class SLaK(BaseModule):
             into BN when training is not distributed.
         drop_path_rate (float): Stochastic depth, linear over the blocks from 0 to this rate. Defaults to 0.
         layer_scale_init_value (float): Initial layer scale; 0 for none. Defaults to 1e-6.
-        out_indices (int | Sequence[int]): Stages whose maps are returned; negative ones count from the end. Defaults to -1.
+        out_indices (int | Sequence[int]): Stages whose maps are returned; negative ones count from the end. Stages after the last of
+            them are not built; a file that has them loads nevertheless. Defaults to -1.
         frozen_stages (int): The first this many stages (and the stem or downsampling before each) are not trained. Defaults to 0.
         gap_before_final_norm (bool): Global average pooling before the output norm, as for classification: outputs (N, C).
             Otherwise they are (N, C, H, W). Defaults to True.
@@ -209,7 +218,7 @@ class SLaK(BaseModule):
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         previous = in_channels
-        for i, (depth, width) in enumerate(zip(self.depths, self.channels)):
+        for i, (depth, width) in enumerate(zip(self.depths[:max(self.out_indices) + 1], self.channels)):
             layers: Tuple[nn.Module, nn.Module]
             if i == 0:
                 layers = nn.Conv2d(previous, width, kernel_size=4, stride=4), LayerNorm2d(width, eps=1e-6)
@@ -260,8 +269,9 @@ class SLaK(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` i, (N, channels[i], H / 2**(i+2), W / 2**(i+2)); (N, channels[i]) with
             ``gap_before_final_norm``.
         """
-        layout = torch.contiguous_format if x.is_cuda else torch.channels_last
-        x = x.contiguous(memory_format=torch.channels_last)
+        # convolutions of both backends want the default layout on a GPU; vmap knows no memory formats
+        layout = torch.contiguous_format if x.is_cuda or is_functorch_active() else torch.channels_last
+        x = x.contiguous(memory_format=layout)
         outs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = stage(downsample(x).contiguous(memory_format=layout))
@@ -285,10 +295,16 @@ class SLaK(BaseModule):
             frozen.requires_grad_(False)
 
     def switch_to_deploy(self) -> None:
-        """Merges each large-kernel layer for inference, in place: outputs stay equal. A second call changes nothing."""
-        for module in self.modules():
-            if isinstance(module, LargeKernel):
-                module.switch_to_deploy()
+        """Merges each large-kernel layer for inference, in place: outputs stay equal. A second call changes nothing.
+
+        Raises:
+            TypeError: A layer cannot be merged, see :meth:`LargeKernel.switch_to_deploy`. Nothing was.
+        """
+        layers = [module for module in self.modules() if isinstance(module, LargeKernel)]
+        for layer in layers:
+            layer.check_mergeable()
+        for layer in layers:
+            layer.switch_to_deploy()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Layer id of a parameter for layer-wise learning rate decay.

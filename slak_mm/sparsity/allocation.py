@@ -49,7 +49,9 @@ def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
 def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
     """SNIP (Lee et al., 2019; appendix B.1): how many of the globally highest scores each layer has.
 
-    Among equal scores the first layer, and in it the first weight, wins.
+    Among equal scores the first layer, and in it the first weight, wins. No layer is left out because of what the batch happens to
+    hold: one whose scores are all zero, of which the batch says nothing, keeps the share `density`; any other keeps at least one
+    weight for each of its outputs (though not more than the share `density`).
 
     Args:
         scores: a tensor of each layer's shape, as from `snip_scores`.
@@ -62,6 +64,11 @@ def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
     bad = [name for name, score in flat.items() if not score.isfinite().all()]
     if bad:
         raise ValueError(f'SNIP scores are not finite in {bad}')
+    sizes = {name: score.numel() for name, score in flat.items()}
+    shares = {name: math.floor(density * size) for name, size in sizes.items()}
+    outputs = {name: len(score) if score.ndim > 1 else 1 for name, score in scores.items()}
+    unknown = unscored(scores)
+    least = {name: shares[name] if name in unknown else min(outputs[name], shares[name]) for name in scores}
 
     def count_highest(names, total):
         every = torch.cat([flat[name] for name in names])
@@ -70,7 +77,12 @@ def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
         parts = kept.split([flat[name].numel() for name in names])
         return {name: int(part.count_nonzero()) for name, part in zip(names, parts)}
 
-    return _with_dense_layers({name: score.numel() for name, score in flat.items()}, density, count_highest)
+    return _with_dense_layers(sizes, density, count_highest, least)
+
+
+def unscored(scores: Mapping[str, torch.Tensor]) -> list[str]:
+    """The layers whose scores are all zero: the loss did not reach them."""
+    return [name for name, score in scores.items() if not score.any()]
 
 
 def snip_scores(
@@ -90,22 +102,21 @@ def snip_scores(
         reduce: sums a tensor over all processes, in place. Default: torch.distributed.all_reduce if it is initialized.
 
     Raises:
-        ValueError: when a parameter has no gradient, because it is frozen or the loss does not reach it.
+        ValueError: when a parameter has no gradient because it is frozen. One that the loss does not reach has scores of zero.
     """
+    frozen = [name for name, p in params.items() if not p.requires_grad]
+    if frozen:
+        raise ValueError(f'SNIP needs a gradient of each maskable parameter; exclude {frozen}, which are frozen, or unfreeze them')
     if callable(gradients):
-        trained = {name: p for name, p in params.items() if p.requires_grad}
         with torch.enable_grad():
-            grads = torch.autograd.grad(gradients(), list(trained.values()), allow_unused=True)
-        gradients = dict(zip(trained, grads))
-    found = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-    missing = [name for name in params if name not in found]
-    if missing:
-        raise ValueError(f'SNIP needs a gradient of each maskable parameter; exclude {missing}, or unfreeze them')
+            grads = torch.autograd.grad(gradients(), list(params.values()), allow_unused=True)
+        gradients = dict(zip(params, grads))
     if reduce is None and torch.distributed.is_available() and torch.distributed.is_initialized():
         reduce = torch.distributed.all_reduce
     scores = {}
     for name, param in params.items():
-        score = found[name].detach().to(torch.float32, copy=True)
+        gradient = gradients.get(name)  # the batch of another process may reach it
+        score = (torch.zeros_like(param) if gradient is None else gradient).detach().to(torch.float32, copy=True)
         if reduce is not None:
             reduce(score)
         scores[name] = score.mul_(param.detach()).abs_()
@@ -155,20 +166,23 @@ def _largest_remainder(shares: Mapping[str, float], total: int) -> dict[str, int
 
 def _with_dense_layers(
     sizes: Mapping[str, int], density: float, allot: Callable[[Sequence[str], int], Mapping[str, int]],
+    least: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Counts by `allot(names, total)`, where a layer that gets >= .99 of its size gets all, and the others the rest."""
+    """Counts by `allot(names, total)`, where a layer that gets less than `least` gets that, one that gets >= .99 of its size gets
+    all, and the others the rest."""
     if not 0 < density <= 1:
         raise ValueError(f'density must be in (0, 1], got {density!r}')
     total = round(density * sum(sizes.values()))
-    dense: dict[str, int] = {}
+    settled: dict[str, int] = {}
     while True:
-        free = [name for name in sizes if name not in dense]
-        rest = total - sum(dense.values())
+        free = [name for name in sizes if name not in settled]
+        rest = total - sum(settled.values())
         if (rest > 0) != bool(free) or rest < 0:
-            raise ValueError(f'density {density} cannot be reached: the layers at >= {DENSE} stay dense ({list(dense)}), '
+            raise ValueError(f'density {density} cannot be reached: the layers at >= {DENSE} stay dense ({list(settled)}), '
                              f'which leaves {rest} weights for the others ({free})')
         counts = allot(free, rest) if free else {}
-        full = [name for name in free if counts[name] >= DENSE * sizes[name]]
-        if not full:
-            return {name: dense.get(name) or counts[name] for name in sizes}
-        dense.update((name, sizes[name]) for name in full)
+        few = {name: least[name] for name in free if counts[name] < least[name]} if least else {}
+        full = {name: sizes[name] for name in free if counts[name] >= DENSE * sizes[name]}
+        if not few and not full:
+            return {name: settled.get(name) or counts[name] for name in sizes}
+        settled.update(few or full)

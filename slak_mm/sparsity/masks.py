@@ -7,18 +7,22 @@ from torch import nn
 
 
 def maskable(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-    """The parameters of `model` that may be masked: every one with 2 or 4 dimensions, a shared one once.
+    """The parameters of `model` that may be masked: every weight with 2 or 4 dimensions, a shared one once.
+
+    A parameter whose name does not say 'weight', such as a table of positions or of deviations, is none by default: a layer may
+    divide by it.
 
     Args:
         model: a module that is not wrapped for distributed training, so that the names have no prefix.
-        only: if given, just the parameters whose name contains one of these substrings, as 'large_kernel'.
+        only: if given, just the parameters with 2 or 4 dimensions whose name contains one of these substrings, as 'large_kernel'.
         exclude: not the parameters whose name contains one of these substrings.
 
     Raises:
         ValueError: when an entry of `only` or `exclude` is in no name, or when no parameter is left.
     """
     only, exclude = as_list(only), as_list(exclude)
-    params = {name: p for name, p in model.named_parameters() if p.ndim in (2, 4)}
+    params = {name: p for name, p in model.named_parameters()
+              if p.ndim in (2, 4) and (only or 'weight' in name.rpartition('.')[2] or 'parametrizations.weight' in name)}
     unmatched = [entry for entry in only + exclude if not any(entry in name for name in params)]
     if unmatched:
         raise ValueError(f'only / exclude: nothing matches {unmatched}; the maskable parameters are {list(params)}')

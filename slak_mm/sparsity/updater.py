@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .allocation import draw, erk, from_weights, snip, snip_scores, uniform
+from .allocation import draw, erk, from_weights, snip, snip_scores, uniform, unscored
 from .criteria import GROW, PRUNE
 from .masks import Masks, as_list, maskable
 from .rng import generator
@@ -94,7 +94,12 @@ class DynamicSparsity:
             'seed': seed, 'only': as_list(only), 'exclude': as_list(exclude), 'keep_moments': keep_moments,
         }
         self.schedule = Schedule(total_steps, interval, prune_rate, min_prune_rate, stop_at)
-        self.masks = Masks(maskable(model, only, exclude))
+        params = maskable(model, only, exclude)
+        frozen = [name for name, p in params.items() if not p.requires_grad]
+        if init == 'snip' and 0 < len(frozen) < len(params):  # which has no score of them
+            logger.warning('%s frozen layers stay dense and do not count: %s', len(frozen), frozen)
+            params = {name: p for name, p in params.items() if p.requires_grad}
+        self.masks = Masks(params)
         self.steps = 0
         self._ready = False
         # where both hold, the optimizer step leaves the moments of masked weights at zero
@@ -124,7 +129,12 @@ class DynamicSparsity:
             if config['init'] == 'snip':
                 if gradients is None:
                     raise ValueError("init='snip' needs the gradients of one batch")
-                counts = snip(snip_scores(params, gradients, reduce), density)
+                scores = snip_scores(params, gradients, reduce)
+                unknown = unscored(scores)
+                if unknown:
+                    logger.warning('SNIP has no score of these layers, as no loss of the batch reaches them or their weights are '
+                                   'zero; they keep %.2f of their weights, the share of all: %s', density, unknown)
+                counts = snip(scores, density)
             else:
                 counts = {'erk': erk, 'uniform': uniform}[config['init']](shapes, density)
             masks = draw(shapes, counts, config['seed'])

@@ -39,15 +39,19 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
-def set_pretrained(cfg: Config, pretrained: Optional[str], from_scratch: bool = False) -> None:
+def set_pretrained(cfg: Config, pretrained: Optional[str], from_scratch: bool = False, stem: Optional[str] = None) -> None:
     """``--pretrained``, else the file that the config names as ``pretrained``; with ``--from-scratch`` neither.
 
     Raises:
-        InputError: The file that the config names is not there, or it is not clear which backbone is to be loaded.
+        InputError: The file that the config names is not there, it is not clear which backbone is to be loaded, or ``--stem`` (what
+            becomes of the file's first convolution) has no file that it belongs to.
     """
     if not pretrained:
         pretrained = cfg.get('pretrained')
-        if not pretrained or cfg.get('resume') or cfg.get('load_from'):
+        idle = not pretrained or cfg.get('resume') or cfg.get('load_from')
+        if stem and (idle or from_scratch):
+            raise InputError('--stem says what becomes of the first convolution of --pretrained CKPT: give that too.')
+        if idle:
             return
         if from_scratch:
             print_log(f'--from-scratch: {pretrained} is not loaded. THE BACKBONE STARTS FROM RANDOM WEIGHTS, and the results of the '
@@ -59,4 +63,4 @@ def set_pretrained(cfg: Config, pretrained: Optional[str], from_scratch: bool = 
             raise InputError(f'{pretrained} is not there, from which the config starts its backbone. Put it there, or give it with '
                              '--pretrained FILE_OR_URL (docs/model_zoo.md says where the official files are); --from-scratch trains '
                              'from random weights, with which the results of the paper are out of reach.')
-    backbone_cfg(cfg).init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+    backbone_cfg(cfg).init_cfg = dict(type='Pretrained', checkpoint=pretrained, **(dict(stem=stem) if stem else {}))

@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
-from .sparsity_hook import preprocess
+from .loss import drops, preprocess
 
 
-class OnlyNormsTrain(nn.Module):
-    """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and drop path and dropout stay off.
+class TrainingLoss(nn.Module):
+    """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and what :func:`drops` stays off.
 
     Args:
         model (nn.Module): Of any OpenMMLab library.
@@ -24,11 +24,13 @@ class OnlyNormsTrain(nn.Module):
         super().__init__()
         self.model = model
 
-    def train(self, mode: bool = True) -> 'OnlyNormsTrain':
-        super().train(False)
+    def train(self, mode: bool = True) -> 'TrainingLoss':
+        super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
-                module.train(mode)
+                module.train(mode)  # frozen ones too: their statistics were reset
+            elif drops(module):
+                module.training = False
         return self
 
     def forward(self, data) -> None:
@@ -48,5 +50,11 @@ def recalibrate(model: BaseModel, loader: DataLoader, num_iters: Optional[int] =
     """
     model.to(get_device())
     num_iters = min(num_iters or len(loader), len(loader))
-    update_bn(track(islice(loader, num_iters), total=num_iters), OnlyNormsTrain(model))
+    # of other modules, such as a loss that counts its samples, or a head that averages over batches
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    statistics = {id(buffer) for norm in norms for buffer in norm.buffers()}
+    others = [(buffer, buffer.clone()) for buffer in model.buffers() if id(buffer) not in statistics]
+    update_bn(track(islice(loader, num_iters), total=num_iters), TrainingLoss(model))
+    for buffer, value in others:
+        buffer.copy_(value)
     return num_iters

@@ -12,12 +12,12 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..compat import wrap_step
 from ..models.wrappers import unwrap
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
+from .loss import images_per_batch, preprocess, training_mode
 from .sharded import ShardedMasks, ShardedSparsity, warn_of_lost_decay
 from .sparse_ema import SparseExponentialMovingAverage
 
@@ -38,24 +38,6 @@ def _separate_rng(seed: int):
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def preprocess(model: BaseModel, data):
-    """Images as ``model`` trains on them, padded to one size, but not mixed (mixup, CutMix).
-
-    Args:
-        model (BaseModel): With a data preprocessor of any of the three libraries.
-        data: A batch, as the loader gives it.
-    """
-    preprocessor = model.data_preprocessor
-    augments = getattr(preprocessor, 'batch_augments', None)
-    try:
-        if augments is not None:
-            preprocessor.batch_augments = None
-        return preprocessor(data, training=True)
-    finally:
-        if augments is not None:
-            preprocessor.batch_augments = augments
 
 
 @register(HOOKS)
@@ -186,13 +168,10 @@ class SparsityHook(Hook):
         checkpoint[CHECKPOINT_KEY] = self.sparsity.state_dict()
 
     def _initialize_by_snip(self, runner, model: BaseModel, whole: BaseModel, seed: int) -> None:
-        """On one global batch, in fp32, without mixup, dropout and drop path; leaves data order, every RNG and every buffer as is.
-
-        In a small batch, drop path can drop a block for all images: without a score, it would stay empty for the whole run.
-        """
+        """On one global batch, in fp32, without mixup, dropout and drop path; leaves data order, every RNG and every buffer as is."""
         loader = runner.train_dataloader
         rank, world_size = get_dist_info()
-        batch_size = (loader.batch_size or loader.batch_sampler.batch_size) * world_size
+        batch_size = images_per_batch(loader) * world_size
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         with _separate_rng(seed), torch.autocast(next(model.parameters()).device.type, enabled=False):
             order, samples = torch.randperm(len(loader.dataset)).tolist(), []
@@ -201,10 +180,8 @@ class SparsityHook(Hook):
                 with _separate_rng(seed + position):
                     samples.append(loader.dataset[order[position % len(order)]])
             data = preprocess(model, loader.collate_fn(samples))
-            model.eval()
-            for module in model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.train()
-            self.sparsity.initialize(lambda: model.parse_losses(whole._run_forward(data, mode='loss'))[0])
+            with training_mode(model):
+                self.sparsity.initialize(lambda: model.parse_losses(whole._run_forward(data, mode='loss'))[0])
         for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+            if name in buffers:  # and is not new
+                buffer.copy_(buffers[name])

@@ -113,3 +113,26 @@ def test_a_block_is_the_same_by_both_backends(autocast):
     for native, triton in zip(*found.values()):
         assert native.dtype == triton.dtype and native.shape == triton.shape
         assert error(triton, native) < (5e-2 if autocast else 1e-5)
+
+
+@pytest.mark.parametrize('scaled', [True, False])
+def test_second_derivatives(scaled):
+    x = torch.randn(2, 3, 2, 6, requires_grad=True)
+    parameters = [torch.rand(6), torch.randn(6), torch.randn(9, 6), torch.randn(9), torch.randn(6, 9), torch.randn(6)]
+    scale = torch.randn(6, requires_grad=True) if scaled else None
+    inputs = [x, *(parameter.requires_grad_() for parameter in parameters), *([scale] if scaled else [])]
+
+    def plain(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale=1):
+        normed = F.layer_norm(F.layer_norm(x, (6, ), norm_weight, norm_bias), (6, ), norm_weight, norm_bias)
+        return F.linear(F.gelu(F.linear(normed, weight1, bias1)), weight2, bias2) * scale
+
+    def rows(x, norm_weight, norm_bias, *linear, scale=None):
+        x = mlp_rows.LayerNormRowsFunction.apply(x, norm_weight, norm_bias, 1e-5, torch.float32)
+        return mlp_rows.NormMLPRowsFunction.apply(x, norm_weight, norm_bias, 1e-5, *linear[:4], scale, torch.float32, True)
+
+    found = []
+    for out in (plain(*inputs), rows(*inputs[:7], scale=scale)):
+        grads = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+        found.append(torch.autograd.grad(sum(grad.square().sum() for grad in grads), inputs))
+    for actual, expected in zip(*found):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())

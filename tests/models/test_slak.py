@@ -8,6 +8,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS as pretrain_models
 from versions import needs_torch
 
+from slak_mm.checkpoints import CheckpointError, infer_config
 from slak_mm.models import SLaK
 from slak_mm.models.large_kernel import FORMS, LargeKernel
 
@@ -137,6 +138,36 @@ def test_frozen_stages(micro):
     assert model.stages[0][0].large_kernel.tall.bn.running_mean.abs().sum() == 0
 
 
+@pytest.mark.parametrize('gap', [True, False])
+def test_stages_that_no_output_needs_are_not_built(micro, gap):
+    options = dict(micro, gap_before_final_norm=gap, drop_path_rate=.3)
+    whole, part = build(**options), build(**dict(options, out_indices=(2, 0))).train()
+    assert len(part.stages) == len(part.downsample_layers) == 3
+    sum(out.square().sum() for out in part(IMAGES)).backward()
+    assert all(parameter.grad is not None for parameter in part.parameters())  # or DDP would stop, and SNIP have no score
+    assert [block.drop_path for block in part.stages[2]][-1].drop_prob == [block.drop_path for block in whole.stages[2]][-1].drop_prob
+    depths = {name: whole.get_layer_depth(name) for name, _ in whole.named_parameters()}
+    assert all(part.get_layer_depth(name) == depths[name] for name, _ in part.named_parameters())
+
+
+def test_a_file_with_all_stages_loads_into_one_without_the_last(micro, monkeypatch):
+    lines = []
+    monkeypatch.setattr('slak_mm.checkpoints.fit.print_log', lambda line, *_: lines.append(line))
+    whole, part = build(**micro).eval(), build(**dict(micro, out_indices=(0, 1, 2))).eval()
+    weights = whole.state_dict()
+    part.load_state_dict(weights)
+    assert 'stages [3]' in lines[0] and len(lines) == 1 and 'stages.3.0.gamma' in weights
+    for ours, theirs in zip(part(IMAGES), whole(IMAGES)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match='only the first 3 stages.*out_indices'):
+        whole.load_state_dict(part.state_dict())
+    with pytest.raises(CheckpointError, match='layer_scale_init_value=0.0'):
+        part.load_state_dict(build(**micro, layer_scale_init_value=0.).state_dict())
+    config = infer_config(part.state_dict(), SLaK.arch_settings)
+    assert config['out_indices'] == 2
+    SLaK(**config, gap_before_final_norm=False).load_state_dict(part.state_dict(), strict=False)
+
+
 def test_with_cp_changes_memory_only(micro):
     plain, checkpointed = build(**micro, drop_path_rate=0.5), build(**micro, drop_path_rate=0.5, with_cp=True)
     for model in (plain, checkpointed):
@@ -198,6 +229,7 @@ def test_layer_scale():
     arch = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8))
     assert SLaK(arch, layer_scale_init_value=0.).stages[0][0].gamma is None
     assert (SLaK(arch, layer_scale_init_value=.25).stages[0][0].gamma == .25).all()
+    assert SLaK(arch, layer_scale_init_value=1).stages[0][0].gamma.dtype == torch.float32
 
 
 def test_initialisation(micro):

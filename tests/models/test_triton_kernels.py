@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from triton_helpers import reload, reloaded
 
 from slak_mm.models.ops import triton_kernels
+from slak_mm.models.ops.depthwise import conv2d_same
+from slak_mm.models.ops.large_kernel import TritonFunction
 
 triton = pytest.importorskip('triton')
 compiler = pytest.importorskip('triton.compiler')
@@ -137,6 +139,28 @@ def test_strided_inputs():
     x, weights = x[:, ::2, :, ::2], [weight[::2].flip(2, 3) for weight in weights]
     for y, weight in zip(triton_kernels.branches(x, weights), weights):
         assert_close(y, convolve(x, weight), torch.float32)
+
+
+@pytest.mark.parametrize('total', [True, False])
+def test_second_derivatives(total):
+    """By torch's operators, see twice_differentiable."""
+    x, weights, _ = make((1, 2, 5, 4), [(5, 3), (3, 5)])
+    bias = torch.randn(2)
+
+    def penalty(function):
+        tensors = [tensor.clone().requires_grad_() for tensor in (x, bias, *weights)]
+        loss = sum(out.square().sum() for out in function(*tensors))
+        gradients = torch.autograd.grad(loss, [tensors[0], tensors[2]], create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in gradients), tensors, allow_unused=True)
+
+    def plain(x, bias, *weights):
+        outs = [conv2d_same(x, weight) for weight in weights]
+        return [sum(outs) + bias[:, None, None]] if total else outs
+
+    ours = penalty(lambda x, bias, *weights: TritonFunction.apply(x, bias if total else None, total, *weights))
+    for gradient, expected in zip(ours, penalty(plain)):
+        assert (gradient is None) == (expected is None)
+        assert gradient is None or (gradient - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_empty_batch():

@@ -185,13 +185,27 @@ def test_gradients_are_summed_over_the_processes(tmp_path):
     torch.testing.assert_close(scores, snip_scores(maskable(model), lambda: loss_of(model)))
 
 
-def test_a_parameter_without_gradient_is_an_error():
+def test_a_frozen_parameter_is_an_error():
     model = Net()
     model.conv.weight.requires_grad = False
     with pytest.raises(ValueError, match=r"\['conv\.weight'\]"):
         snip_scores(maskable(model), lambda: loss_of(model))
-    with pytest.raises(ValueError, match=r"\['conv\.weight'\]"):
-        snip_scores(maskable(model), {'fc.weight': torch.ones(4, 3)})
+
+
+def test_a_layer_that_no_loss_reaches_keeps_the_share_of_all():
+    model = Net()
+    params = maskable(model)
+    gradients = {name: torch.rand_like(p) for name, p in params.items()}
+    gradients['conv.weight'] = None
+    scores = snip_scores(params, gradients)
+    assert not scores['conv.weight'].any()
+    assert snip(scores, .6)['conv.weight'] == int(.6 * params['conv.weight'].numel())
+
+
+def test_a_layer_of_the_lowest_scores_keeps_a_weight_for_each_output():
+    scores = dict(a=torch.rand(20, 30) + 1, b=torch.rand(10, 40) / 1e6, c=torch.zeros(8, 5), d=torch.rand(20, 30) + 1)
+    counts = snip(scores, .5)
+    assert (counts['b'], counts['c'], counts['a'] + counts['d']) == (10, 20, 820 - 30)
 
 
 def snip_brute_force(scores, density):
@@ -223,7 +237,13 @@ def test_snip_ratios_are_those_of_a_global_sort(shapes, density, seed, ties):
         counts = snip(scores, density)
     except ValueError as error:
         assume('cannot be reached' not in str(error))
-    assert counts == snip_brute_force(scores, density)
+    shares = {name: int(density * score.numel()) for name, score in scores.items()}
+    least = {name: min(len(score) if score.ndim > 1 else 1, shares[name]) if score.any() else shares[name]
+             for name, score in scores.items()}
+    assert all(counts[name] >= least[name] for name in scores)
+    plain = snip_brute_force(scores, density)
+    if all(plain[name] >= least[name] for name in scores):
+        assert counts == plain
     assert sum(counts.values()) == round(density * numel(shapes))
     assert no_layer_is_nearly_dense(counts, shapes)
 

@@ -199,3 +199,13 @@ def test_load_refuses_another_models_masks_and_changes_nothing(spoil, message):
     with pytest.raises(ValueError, match=message):
         untouched.load_state_dict(state)
     assert untouched.density == 1
+
+
+def test_what_is_no_weight_is_not_masked_by_default():
+    class Prior(nn.Module):  # as in mmdet's AutoAssign, which divides by sigma
+        def __init__(self):
+            super().__init__()
+            self.fc, self.sigma = nn.Linear(3, 2), nn.Parameter(torch.ones(4, 2))
+
+    assert list(maskable(Prior())) == ['fc.weight'] and list(maskable(Prior(), only='sigma')) == ['sigma']
+    assert 'in_proj_weight' in maskable(nn.MultiheadAttention(4, 2))

@@ -54,7 +54,10 @@ def test_what_the_masks_cannot_do_is_said(caplog):
     caplog.clear()
     sparsity = DynamicSparsity(model, STEPS, sparsity=.8)
     sparsity.initialize(gradients)
-    assert "leaves no weight in ['dw.weight']" in caplog.text
+    assert "they keep 0.20 of their weights, the share of all: ['dw.weight']" in caplog.text
+    caplog.clear()
+    DynamicSparsity(model, STEPS, sparsity=.995, init='uniform').initialize()
+    assert "leaves no weight in [" in caplog.text
 
 
 def test_snip_without_gradients_is_an_error():
@@ -130,3 +133,13 @@ def test_load_applies_the_masks():
     sparsity, _ = build(model)
     sparsity.load_state_dict(saved())
     assert sum(int(p.count_nonzero()) for p in sparsity.masks.params.values()) == round(.6 * sparsity.masks.total)
+
+
+def test_snip_leaves_frozen_layers_dense(caplog):
+    model = Net()
+    model.dw.weight.requires_grad = False
+    sparsity = DynamicSparsity(model, STEPS, sparsity=.5)
+    assert "frozen layers stay dense and do not count: ['dw.weight']" in caplog.text
+    sparsity.initialize({name: torch.rand_like(p) for name, p in model.named_parameters()})
+    assert 'dw.weight' not in sparsity.masks.params and (model.dw.weight != 0).all()
+    assert sparsity.masks.nonzero == round(.5 * (model.stem.weight.numel() + model.fc.weight.numel()))

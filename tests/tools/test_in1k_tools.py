@@ -15,7 +15,7 @@ from torch import nn
 from slak_mm.compat.versions import find_config
 from slak_mm.sparsity.masks import unpack
 from slak_mm.toy import ToySpec, write_imagenet
-from slak_mm.training.recalibrate import OnlyNormsTrain
+from slak_mm.training.recalibrate import TrainingLoss
 
 ROOT = Path(__file__).parents[2]
 PRETRAINING = sorted(path.stem for folder in ('configs', 'configs/ablations') for path in ROOT.glob(f'{folder}/*0e_in1k.py'))
@@ -126,10 +126,10 @@ def test_resume_and_test(micro, data, trained, tmp_path):
     assert np.corrcoef(*map(np.ravel, scores))[0, 1] > .9  # not more, since the second are averaged over flipped images
 
 
-def test_only_batch_norms_train_while_they_are_recalibrated():
+def test_all_but_dropout_train_while_batch_norms_are_recalibrated():
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2), nn.Sequential(nn.Dropout(), nn.SyncBatchNorm(2), nn.LayerNorm(2)))
-    wrapped = OnlyNormsTrain(model).train()
-    assert [type(module).__name__ for module in wrapped.modules() if module.training] == ['BatchNorm2d', 'SyncBatchNorm']
+    wrapped = TrainingLoss(model).train()
+    assert [type(module).__name__ for module in wrapped.modules() if not module.training] == ['Dropout', 'Dropout']
     assert not any(module.training for module in wrapped.eval().modules())
 
 

@@ -45,6 +45,16 @@ def test_random_weights_and_noise(erf, config, tmp_path):
     assert (tmp_path / 'out/erf.png').stat().st_size > 5_000
 
 
+def test_images_with_other_channels(erf, config, tmp_path):
+    config.write_text(config.read_text().replace('width_factor=1.', 'width_factor=1., in_channels=5'))
+    erf(config, '--out', tmp_path / 'out', *SMALL)
+    assert np.load(tmp_path / 'out/erf.npz')['micro'].shape == (64, 64)
+    (tmp_path / 'images').mkdir()
+    Image.new('RGB', (40, 50)).save(tmp_path / 'images/one.png')
+    with pytest.raises(SystemExit, match='takes 5 channels'):
+        erf(config, '--images', tmp_path / 'images', '--out', tmp_path / 'out', *SMALL)
+
+
 def test_checkpoint_and_photographs(erf, config, tmp_path):
     init_default_scope('mmpretrain')
     model = MODELS.build(Config.fromfile(config).model)

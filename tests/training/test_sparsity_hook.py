@@ -6,7 +6,7 @@ from torch import nn
 from versions import needs_torch
 
 from slak_mm.compat import load_weights_only
-from slak_mm.training.sparsity_hook import preprocess
+from slak_mm.training.loss import preprocess
 
 
 def sparsify(model):

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from . import triton_kernels
 from .backend import choose
-from .depthwise import autocast, depthwise_conv2d, merge, reachable
+from .depthwise import autocast, conv2d_same, depthwise_conv2d, merge, reachable
+from .twice import twice_differentiable
 
 
 def large_kernel_conv2d(x: Tensor, weights: Sequence[Tensor], bias: Optional[Tensor] = None) -> Tensor:
@@ -51,6 +52,13 @@ def large_kernel_branches(x: Tensor, weights: Sequence[Tensor]) -> List[Tensor]:
     return [depthwise_conv2d(x, kernel) for kernel in kernels]
 
 
+def _recompute(ctx):
+    x, *weights = ctx.saved_tensors
+    bias = x.new_zeros(x.shape[1], requires_grad=ctx.needs_input_grad[1])  # its value does not matter
+    outs = tuple(conv2d_same(x, weight) for weight in weights)
+    return (sum(outs, bias[:, None, None]), ) if ctx.total else outs, (x, bias, None, *weights)
+
+
 class TritonFunction(torch.autograd.Function):
     """:func:`large_kernel_branches` or (``total``) :func:`large_kernel_conv2d` by the Triton kernels; a tuple in either case.
 
@@ -67,7 +75,7 @@ class TritonFunction(torch.autograd.Function):
         return tuple(triton_kernels.branches(x, weights))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @twice_differentiable(_recompute)
     def backward(ctx, *grads):
         x, *weights = ctx.saved_tensors
         needs_x, needs_bias, _, *needs_weights = ctx.needs_input_grad

@@ -4,11 +4,11 @@ from typing import Iterator, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .backend import choose
 from .depthwise import autocast, autocast_dtype
 from .mlp_rows import AddFunction, LayerNormRowsFunction, NormMLPRowsFunction, norm_mlp_rows
+from .twice import twice_differentiable
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
 CHUNK_BYTES = 2**22
@@ -52,21 +52,38 @@ def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tenso
     return NormMLPFunction.apply(*arguments) if grad else _forward(*arguments)
 
 
-def layer_norm_2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer norm over the channels of a map (N, C, H, W); on a CPU, free of copies on a channels_last one."""
+def layer_norm_2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float, plain: bool = False) -> Tensor:
+    """Layer norm over the channels of a map (N, C, H, W); on a CPU, free of copies on a channels_last one.
+
+    Args:
+        x (Tensor): Shape (N, C, H, W).
+        weight (Tensor): Shape (C,).
+        bias (Tensor): Shape (C,).
+        eps (float): Added to the variance.
+        plain (bool): By torch's operators alone, as a tracer wants. Defaults to False.
+
+    Returns:
+        Tensor: Shape (N, C, H, W), channels_last.
+    """
     rows = x.permute(0, 2, 3, 1)
     dtype = x.dtype if autocast_dtype(x.device.type) is None else torch.float32  # as autocast has it
 
     def norm(rows: Tensor) -> Tensor:
-        if choose(rows, ('norm', rows.device, rows.dtype, rows.shape[1:], rows.stride()), lambda: norm(rows.detach())) == 'triton':
+        key = 'norm', rows.device, rows.dtype, rows.shape[1:], rows.stride()
+        if not plain and choose(rows, key, lambda: norm(rows.detach())) == 'triton':
             return LayerNormRowsFunction.apply(rows, weight, bias, eps, dtype)
         return F.layer_norm(rows, weight.shape, weight, bias, eps)
 
     return norm(rows).permute(0, 3, 1, 2)
 
 
-def add(x: Tensor, out: Tensor) -> Tensor:
-    """``x + out`` for maps (N, C, H, W), in the layout of x: on a GPU that of ``out`` may be another at no cost."""
+def add(x: Tensor, out: Tensor, plain: bool = False) -> Tensor:
+    """``x + out`` for maps (N, C, H, W), in the layout of x: on a GPU that of ``out`` may be another at no cost.
+
+    ``plain`` as in :func:`layer_norm_2d`.
+    """
+    if plain:
+        return x + out
     key = 'add', x.device, x.dtype, out.dtype, x.shape[1:]
     if (x.dim() == 4 and out.stride(1) == 1 and x.dtype == torch.promote_types(x.dtype, out.dtype)
             and choose(x, key, lambda: add(x.detach(), out.detach())) == 'triton'):
@@ -120,6 +137,14 @@ def _layer_norm(rows, weight, bias, eps):
     return torch.native_layer_norm(rows.to(weight.dtype), rows.shape[1:], weight, bias, eps)
 
 
+def _recompute(ctx):
+    x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, _ = ctx.saved_tensors
+    out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps).to(weight1.dtype)
+    out = F.linear(F.gelu(F.linear(out, weight1, bias1)), weight2, bias2)
+    out = out if scale is None else out * scale
+    return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale)
+
+
 class NormMLPFunction(torch.autograd.Function):
     """See :func:`norm_mlp`."""
 
@@ -132,7 +157,7 @@ class NormMLPFunction(torch.autograd.Function):
         return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept)
 
     @staticmethod
-    @once_differentiable
+    @twice_differentiable(_recompute)
     def backward(ctx, grad):
         x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, kept = ctx.saved_tensors
         rows = x.reshape(-1, x.shape[-1])

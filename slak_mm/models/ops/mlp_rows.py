@@ -5,9 +5,9 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import triton_maps
+from .twice import twice_differentiable
 
 ALIGNMENT = 16  # bytes: rows must begin at a multiple of it for cuBLAS to use tensor cores at full speed
 
@@ -41,6 +41,21 @@ def norm_mlp_rows(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2
     return out[:, :x.shape[-1]].unflatten(0, x.shape[:-1])
 
 
+def _recompute_norm_mlp(ctx):
+    x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = ctx.saved_tensors[:8]
+    dtype = ctx.saved_tensors[8].dtype
+    out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps)
+    out = F.linear(F.gelu(F.linear(out.to(dtype), weight1.to(dtype), bias1.to(dtype))), weight2.to(dtype), bias2.to(dtype))
+    out = out if scale is None else (out * scale).to(dtype)
+    return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale, None, None)
+
+
+def _recompute_norm(ctx):
+    x, weight, bias, _, _ = ctx.saved_tensors
+    out = F.layer_norm(x.to(weight.dtype), weight.shape, weight, bias, ctx.eps).to(ctx.dtype)
+    return (out, ), (x, weight, bias, None, None)
+
+
 class NormMLPRowsFunction(torch.autograd.Function):
     """:func:`norm_mlp_rows`. Backward computes the norm, GELU and, unless it was to ``keep`` it, ``linear1``'s output again."""
 
@@ -51,16 +66,16 @@ class NormMLPRowsFunction(torch.autograd.Function):
         hidden = torch.addmm(bias1_p, rows, weight1_p.t())
         activations = F.gelu(hidden) if keep else torch.ops.aten.gelu_.default(hidden)
         weight2_p = padded(weight2, dtype, scale)
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight1_p, bias1_p, weight2, weight2_p, bias2, scale, mean, rstd,
-                              hidden if keep else None)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, weight1_p, bias1_p, weight2_p, mean,
+                              rstd, hidden if keep else None)
         ctx.eps, ctx.inner = eps, len(weight1)
         out = torch.addmm(padded(bias2, dtype, scale), activations, weight2_p.t())
         return out[:, :x.shape[-1]].unflatten(0, x.shape[:-1])
 
     @staticmethod
-    @once_differentiable
+    @twice_differentiable(_recompute_norm_mlp)
     def backward(ctx, grad):
-        x, norm_weight, norm_bias, weight1_p, bias1_p, weight2, weight2_p, bias2, scale, mean, rstd, hidden = ctx.saved_tensors
+        x, norm_weight, norm_bias, _, _, weight2, bias2, scale, weight1_p, bias1_p, weight2_p, mean, rstd, hidden = ctx.saved_tensors
         channels, width, dtype = x.shape[-1], weight1_p.shape[1], weight1_p.dtype
         rows = triton_maps.to_rows(x, width, dtype, (norm_weight, norm_bias, ctx.eps))[0]
         grad = triton_maps.to_rows(grad, width, dtype)[0]
@@ -91,13 +106,14 @@ class LayerNormRowsFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps, dtype):
         rows, mean, rstd = triton_maps.to_rows(x, x.shape[-1], dtype, (weight, bias, eps))
-        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.eps, ctx.dtype = eps, dtype
         return rows.view(x.shape)
 
     @staticmethod
-    @once_differentiable
+    @twice_differentiable(_recompute_norm)
     def backward(ctx, grad):
-        x, weight, mean, rstd = ctx.saved_tensors
+        x, weight, _, mean, rstd = ctx.saved_tensors
         grad_x, *grads = triton_maps.norm_backward(grad.reshape(-1, x.shape[-1]), x, mean, rstd, weight)
         return (grad_x, *(part.to(weight.dtype) for part in grads), None, None)
 
