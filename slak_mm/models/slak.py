@@ -270,7 +270,8 @@ class SLaK(BaseModule):
             ``gap_before_final_norm``.
         """
         # convolutions of both backends want the default layout on a GPU; vmap knows no memory formats
-        layout = torch.contiguous_format if x.is_cuda or is_functorch_active() else torch.channels_last
+        plain = is_functorch_active() or isinstance(x, Tensor) and x.is_cuda
+        layout = torch.contiguous_format if plain else torch.channels_last
         x = x.contiguous(memory_format=layout)
         outs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):

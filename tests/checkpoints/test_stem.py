@@ -57,8 +57,8 @@ def test_it_is_an_option_of_train(micro):
 
     from slak_mm.errors import InputError
     from slak_mm.training.options import set_pretrained
-    cfg = Config(dict(model=dict(backbone=dict(micro)), resume=False, load_from=None))
-    set_pretrained(cfg, 'file.pth', 'sum')
+    cfg = Config(dict(model=dict(backbone=dict(micro, type='SLaK')), resume=False, load_from=None))
+    set_pretrained(cfg, 'file.pth', stem='sum')
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='file.pth', stem='sum')
     with pytest.raises(InputError, match='--pretrained'):
-        set_pretrained(Config(dict(model=dict(backbone=dict(micro)), resume=False, load_from=None)), None, 'sum')
+        set_pretrained(Config(dict(model=dict(backbone=dict(micro, type='SLaK')), resume=False, load_from=None)), None, stem='sum')

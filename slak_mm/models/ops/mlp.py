@@ -137,8 +137,7 @@ def _layer_norm(rows, weight, bias, eps):
     return torch.native_layer_norm(rows.to(weight.dtype), rows.shape[1:], weight, bias, eps)
 
 
-def _recompute(ctx):
-    x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, _ = ctx.saved_tensors
+def _recompute(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, _):
     out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps).to(weight1.dtype)
     out = F.linear(F.gelu(F.linear(out, weight1, bias1)), weight2, bias2)
     out = out if scale is None else out * scale

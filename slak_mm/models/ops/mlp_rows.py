@@ -41,17 +41,15 @@ def norm_mlp_rows(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2
     return out[:, :x.shape[-1]].unflatten(0, x.shape[:-1])
 
 
-def _recompute_norm_mlp(ctx):
-    x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = ctx.saved_tensors[:8]
-    dtype = ctx.saved_tensors[8].dtype
+def _recompute_norm_mlp(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, weight1_p, *_):
+    dtype = weight1_p.dtype
     out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps)
     out = F.linear(F.gelu(F.linear(out.to(dtype), weight1.to(dtype), bias1.to(dtype))), weight2.to(dtype), bias2.to(dtype))
     out = out if scale is None else (out * scale).to(dtype)
     return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale, None, None)
 
 
-def _recompute_norm(ctx):
-    x, weight, bias, _, _ = ctx.saved_tensors
+def _recompute_norm(ctx, x, weight, bias, *_):
     out = F.layer_norm(x.to(weight.dtype), weight.shape, weight, bias, ctx.eps).to(ctx.dtype)
     return (out, ), (x, weight, bias, None, None)
 

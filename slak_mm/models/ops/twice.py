@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def twice_differentiable(recompute: Callable[[Any], Tuple[Tuple[Tensor, ...], Tuple[Any, ...]]]) -> Callable:
+def twice_differentiable(recompute: Callable[..., Tuple[Tuple[Tensor, ...], Tuple[Any, ...]]]) -> Callable:
     """Decorates ``backward`` of an autograd function: with ``create_graph=True``, torch's own operators give the gradients instead.
 
     Args:
-        recompute (Callable): Takes the context; returns the outputs, computed by differentiable operators from the saved tensors, and
-            the inputs in the order of ``forward``, None for what is no tensor.
+        recompute (Callable): Takes the context and the saved tensors; returns the outputs, computed from these by differentiable
+            operators, and the inputs, of these, in the order of ``forward``; None for what is no tensor.
     """
 
     def decorate(backward: Callable) -> Callable:
@@ -22,7 +22,9 @@ def twice_differentiable(recompute: Callable[[Any], Tuple[Tuple[Tensor, ...], Tu
         def either(ctx, *grads):
             if not torch.is_grad_enabled():
                 return fast(ctx, *grads)
-            outputs, inputs = recompute(ctx)
+            # views, so that what an input was itself computed from, which may be a weight that is an input too, stays out
+            saved = (tensor if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors)
+            outputs, inputs = recompute(ctx, *saved)
             wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad) if needed]
             found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True))
             return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
