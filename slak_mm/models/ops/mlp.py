@@ -66,15 +66,20 @@ def layer_norm_2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float, plain: bo
         Tensor: Shape (N, C, H, W), channels_last.
     """
     rows = x.permute(0, 2, 3, 1)
-    dtype = x.dtype if autocast_dtype(x.device.type) is None else torch.float32  # as autocast has it
+    if not plain and _norm_backend(rows, weight, bias, eps) == 'triton':
+        dtype = x.dtype if autocast_dtype(x.device.type) is None else torch.float32  # as autocast has it
+        out = LayerNormRowsFunction.apply(rows, weight, bias, eps, dtype)
+    else:
+        out = F.layer_norm(rows, weight.shape, weight, bias, eps)
+    return out.permute(0, 3, 1, 2)
 
-    def norm(rows: Tensor) -> Tensor:
-        key = 'norm', rows.device, rows.dtype, rows.shape[1:], rows.stride()
-        if not plain and choose(rows, key, lambda: norm(rows.detach())) == 'triton':
-            return LayerNormRowsFunction.apply(rows, weight, bias, eps, dtype)
-        return F.layer_norm(rows, weight.shape, weight, bias, eps)
 
-    return norm(rows).permute(0, 3, 1, 2)
+def _norm_backend(rows: Tensor, weight: Tensor, bias: Tensor, eps: float) -> str:
+
+    def run() -> Tensor:
+        return layer_norm_2d(rows.detach().permute(0, 3, 1, 2), weight, bias, eps)
+
+    return choose(rows, ('norm', rows.device, rows.dtype, rows.shape[1:], rows.stride()), run)
 
 
 def add(x: Tensor, out: Tensor, plain: bool = False) -> Tensor:
