@@ -65,11 +65,11 @@ class DepthWiseConv2dImplicitGEMM(nn.Conv2d):
     """
 
     def __init__(self, channels: int, kernel: Union[int, Sequence[int]], bias: bool = False):
-        sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
-        if any(side % 2 == 0 for side in sides):
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        if height % 2 == 0 or width % 2 == 0:
             raise ValueError(f'A kernel must have odd sides, got {kernel}: an even one has no centre.')
-        padding = sides[0] // 2, sides[1] // 2  # the extension leaves it at 0, though it pads: tools that read it were misled
-        super().__init__(channels, channels, sides, padding=padding, groups=channels, bias=bias)
+        padding = height // 2, width // 2  # the extension leaves it at 0, though it pads: tools that read it were misled
+        super().__init__(channels, channels, (height, width), padding=padding, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), any floating type."""

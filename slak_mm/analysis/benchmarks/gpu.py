@@ -1,5 +1,6 @@
 """A GPU: networks and the op, by each backend, what matters most first, until time is up."""
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Callable, Dict, Iterator, List, Tuple
 
@@ -51,11 +52,11 @@ def gpu(args: SimpleNamespace) -> Result:
 def parts(args: SimpleNamespace, backends: Tuple[str, str]) -> Iterator[Tuple[str, int, Callable[[], Cases]]]:
     """Title, images in a call (0 for a layer) and what builds the cases of each part; those that matter most come first."""
     for dtype in args.dtypes:
-        yield f'inference, {dtype}', args.batch, lambda dtype=dtype: inference_cases(args, dtype, backends)
-        yield f'train step, {dtype}', args.train_batch, lambda dtype=dtype: train_cases(args, dtype, backends)
+        yield f'inference, {dtype}', args.batch, partial(inference_cases, args, dtype, backends)
+        yield f'train step, {dtype}', args.train_batch, partial(train_cases, args, dtype, backends)
     for size in args.resolutions:
         for dtype in args.dtypes:
-            yield f'op, {dtype}, {size}x{size}', 0, lambda dtype=dtype, size=size: op_cases(args, dtype, size, backends[1])
+            yield f'op, {dtype}, {size}x{size}', 0, partial(op_cases, args, dtype, size, backends[1])
 
 
 def within(backend: str, case: Callable[[], object]) -> Callable[[], object]:
