@@ -14,7 +14,8 @@ from .merge import merge_model
 
 TTA_MODELS = dict(
     mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
-    mmdet=dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    # registered in mmengine's registry, not in mmdet's
+    mmdet=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     mmseg=dict(type='mmseg.SegTTAModel'))
 FLIPS = dict(mmdet='mmdet.RandomFlip', mmseg='mmseg.RandomFlip')  # mmpretrain's is mmcv's
 

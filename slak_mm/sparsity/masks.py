@@ -21,8 +21,8 @@ def maskable(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] 
         ValueError: when an entry of `only` or `exclude` is in no name, or when no parameter is left.
     """
     only, exclude = as_list(only), as_list(exclude)
-    params = {name: p for name, p in model.named_parameters()
-              if p.ndim in (2, 4) and (only or 'weight' in name.rpartition('.')[2] or 'parametrizations.weight' in name)}
+    unnamed = [] if only else called_otherwise(model)
+    params = {name: p for name, p in model.named_parameters() if p.ndim in (2, 4) and name not in unnamed}
     unmatched = [entry for entry in only + exclude if not any(entry in name for name in params)]
     if unmatched:
         raise ValueError(f'only / exclude: nothing matches {unmatched}; the maskable parameters are {list(params)}')
@@ -31,8 +31,15 @@ def maskable(model: nn.Module, only: Sequence[str] = (), exclude: Sequence[str] 
         if (not only or any(entry in name for entry in only)) and not any(entry in name for entry in exclude)
     }
     if not chosen:
-        raise ValueError(f'no parameter to mask: only={only!r} and exclude={exclude!r} leave none of {list(params)}')
+        raise ValueError(f'no parameter to mask: only={only!r} and exclude={exclude!r} leave none of {list(params)}'
+                         + (f"; not called 'weight', and so to be named in only: {unnamed}" if unnamed else ''))
     return chosen
+
+
+def called_otherwise(model: nn.Module) -> list[str]:
+    """The parameters with 2 or 4 dimensions that :func:`maskable` leaves out unless told, as their names do not say 'weight'."""
+    return [name for name, p in model.named_parameters()
+            if p.ndim in (2, 4) and 'weight' not in name.rpartition('.')[2] and 'parametrizations.weight' not in name]
 
 
 def as_list(names: Sequence[str]) -> list[str]:

@@ -40,7 +40,7 @@ def drops(module: nn.Module) -> bool:
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """In it the model trains, but what :func:`drops` is off; afterwards each module is in the mode it was in.
+    """In it the model trains, but what :func:`~slak_mm.training.loss.drops` is off; afterwards each module is in the mode it was in.
 
     Not ``model.eval()``: many heads return fewer or other outputs then, so that there is no loss of them, or a wrong one. Dropout and
     drop path are off, since in a small batch they may drop a block for all images.

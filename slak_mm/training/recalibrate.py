@@ -14,7 +14,9 @@ from .loss import drops, preprocess
 
 
 class TrainingLoss(nn.Module):
-    """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch, and what :func:`drops` stays off.
+    """An OpenMMLab model as torch's ``update_bn`` wants one: it takes a batch.
+
+    What :func:`~slak_mm.training.loss.drops` stays off.
 
     Args:
         model (nn.Module): Of any OpenMMLab library.

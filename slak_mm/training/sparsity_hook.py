@@ -17,6 +17,7 @@ from ..compat import wrap_step
 from ..models.wrappers import unwrap
 from ..registry import HOOKS, register
 from ..sparsity import DynamicSparsity
+from ..sparsity.masks import called_otherwise
 from .loss import images_per_batch, preprocess, training_mode
 from .sharded import ShardedMasks, ShardedSparsity, warn_of_lost_decay
 from .sparse_ema import SparseExponentialMovingAverage
@@ -136,6 +137,9 @@ class SparsityHook(Hook):
                   f'{len(masks.active)} of {len(masks.params)} layers are sparse; '
                   + (f'adapted every {self.options["interval"]} of {total_steps} steps.' if self.options['grow'] else
                      'the masks never change.'), 'current')
+        unnamed = [] if self.options['only'] else called_otherwise(model)
+        if unnamed:
+            print_log(f"SparsityHook: not called 'weight', and left dense unless named in only: {', '.join(unnamed)}.", 'current')
 
     def _share_masks(self, runner, model: nn.Module) -> None:
         averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]

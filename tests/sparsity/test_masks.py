@@ -209,3 +209,12 @@ def test_what_is_no_weight_is_not_masked_by_default():
 
     assert list(maskable(Prior())) == ['fc.weight'] and list(maskable(Prior(), only='sigma')) == ['sigma']
     assert 'in_proj_weight' in maskable(nn.MultiheadAttention(4, 2))
+
+
+def test_what_is_left_out_by_its_name_is_named():
+    model = nn.Module()
+    model.table = nn.Parameter(torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"not called 'weight', and so to be named in only: \['table'\]"):
+        maskable(model)
+    model.weight = nn.Parameter(torch.ones(3, 4))
+    assert list(maskable(model)) == ['weight'] and list(maskable(model, only='table')) == ['table']

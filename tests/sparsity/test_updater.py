@@ -35,7 +35,7 @@ def test_1000_rounds(shapes, optimizer, prune, grow, init, dtype, prune_rate, pr
     model = nn.Module()
     for i, shape in enumerate((*shapes, (30, 20))):  # the last one so that the total can always be had
         weight = torch.randn(shape, generator=rng).to(dtype)
-        model.register_parameter(f'w{i}', nn.Parameter(weight * (torch.rand(shape, generator=rng) < .5)))
+        model.register_parameter(f'weight{i}', nn.Parameter(weight * (torch.rand(shape, generator=rng) < .5)))
     model.register_parameter('bias', nn.Parameter(torch.ones(7, dtype=dtype)))
     sparsity, optimizer = build(model, optimizer, init=init, prune=prune, grow=grow, interval=1, total_steps=11,
                                 prune_rate=prune_rate, seed=seed)
