@@ -26,7 +26,7 @@ class PretrainedInit(MMEnginePretrainedInit):
         key (str, optional): Entry of the file that holds the weights, e.g. ``'model_ema'``. Defaults to None: ``state_dict``, or
             ``model`` in official files.
         stem (str, optional): What becomes of the first convolution if the backbone's ``in_channels`` is another than the file's:
-            ``'sum'``, ``'repeat'``, ``'first'`` or ``'random'``, see :func:`~slak_mm.checkpoints.stem.adapt_stem`. Defaults to
+            ``'sum'``, ``'repeat'``, ``'first'`` or ``'random'``, see ``slak_mm.checkpoints.adapt_stem``. Defaults to
             None: such a file is refused.
 
     Raises:

@@ -32,7 +32,7 @@ def steps(dataset: Any, i: int) -> Iterator[Tuple[Any, Any]]:
     """What each transform of a data set's pipeline makes of item ``i``.
 
     Args:
-        dataset: Of OpenMMLab; its transforms are called, so give a copy of :func:`~slak_mm.checks.split.isolate`.
+        dataset: Of OpenMMLab; its transforms are called, so give a copy of ``isolate``.
         i (int): Number of the item.
 
     Yields:
