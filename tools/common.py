@@ -1,5 +1,6 @@
 """What the tools share: arguments, and how a tool ends."""
 import argparse
+import ast
 import os
 import sys
 import warnings
@@ -18,8 +19,27 @@ from slak_mm import checks  # noqa: E402
 from slak_mm.errors import TRACEBACK, UserError, describe  # noqa: E402
 
 
+class DictCalls(ast.NodeTransformer):
+    """``dict(key=value)``, as configs are written, to ``{'key': value}``, which is a literal."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args or any(key.arg is None for key in node.keywords):
+            raise ValueError('of calls, only dict(key=value) is taken')
+        return ast.Dict([ast.Constant(key.arg) for key in node.keywords], [key.value for key in node.keywords])
+
+
 class CfgOptions(DictAction):
-    """``DictAction`` that refuses what is not KEY=VALUE as argparse refuses anything else."""
+    """``DictAction`` that takes dicts too, and refuses what is not KEY=VALUE as argparse refuses anything else."""
+
+    @staticmethod
+    def _parse_iterable(val: str):
+        if 'dict(' not in val and '{' not in val:
+            return DictAction._parse_iterable(val)
+        try:
+            return ast.literal_eval(DictCalls().visit(ast.parse(val, mode='eval')).body)
+        except SyntaxError as error:
+            raise ValueError(f'{error.msg}') from error
 
     def __call__(self, parser, namespace, values, option_string=None):
         try:

@@ -9,7 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from slak_mm.checkpoints import named, source
 from slak_mm.checks import Setup
-from slak_mm.deploy.evaluation import PrepareModelHook, remove_ema, set_show_dir, set_tta
+from slak_mm.deploy.evaluation import PrepareModelHook, ShowAsReadHook, remove_ema, set_show_dir, set_tta
 from slak_mm.registry import is_a
 from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
@@ -43,6 +43,8 @@ def main(argv=None):
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.register_hook(PrepareModelHook(args.deploy))
         runner.register_hook(setup)
+        if args.show_dir:
+            runner.register_hook(ShowAsReadHook())
         if args.out:
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         runner.test()

@@ -1,8 +1,11 @@
 """A config and a Runner made for testing a checkpoint. The functions that set something change the config that they are given."""
 import os
 from copy import copy
+from functools import partial
 from typing import Any, Optional
+from unittest import mock
 
+import mmcv
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook, Hook
 
@@ -36,6 +39,28 @@ class PrepareModelHook(Hook):
     def before_test(self, runner) -> None:
         if self.deploy:
             merge_model(runner.model)
+
+
+class ShowAsReadHook(Hook):
+    """Has the libraries' visualization hooks read a photo in the orientation in which the test pipeline reads it.
+
+    They call ``mmcv.imfrombytes`` without saying how. Where the pipeline ignores EXIF's orientation, predictions lie on the pixels as
+    they are stored, and the hooks would paint them over the turned photo, or fail.
+    """
+
+    def before_test(self, runner) -> None:
+        dataset = runner.test_dataloader.dataset
+        while not hasattr(dataset, 'pipeline') and hasattr(dataset, 'dataset'):
+            dataset = dataset.dataset
+        steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+        flags = [flag for flag in (getattr(step, 'color_type', '') for step in steps) if str(flag).endswith('ignore_orientation')]
+        self._patch = mock.patch.object(mmcv, 'imfrombytes', partial(mmcv.imfrombytes, flag=flags[0])) if flags else None
+        if self._patch:
+            self._patch.start()
+
+    def after_test(self, runner) -> None:
+        if self._patch:
+            self._patch.stop()
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:

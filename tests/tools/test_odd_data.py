@@ -156,7 +156,10 @@ def test_what_stock_tools_train_on(config, tmp_path):
     assert len({next((tmp_path / work_dir).glob('*_1.pth')).name for work_dir in ('stock', 'work')}) == 1
     checkpoint = next((tmp_path / 'work').glob('*_1.pth'))
     if name in ('16 bits', 'transparency', 'EXIF that is ignored', 'floating TIFF'):
-        run_tool('test', path, checkpoint, '--work-dir', tmp_path / 'test')
+        shown = ['--show-dir', tmp_path / 'shown'] if name == 'EXIF that is ignored' else []
+        run_tool('test', path, checkpoint, '--work-dir', tmp_path / 'test', *shown)
+        for picture in (tmp_path / 'shown').rglob('*.png'):
+            assert Image.open(picture).height == 64  # as it is stored
         image = next(image for image in images(root) if 'validation' in str(image))
         run_tool('predict', image, path, checkpoint, '--out', tmp_path / 'out', '--device', 'cpu')
         picture, = (tmp_path / 'out/vis').iterdir()
