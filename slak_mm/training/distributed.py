@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from typing import Any, Dict
 
 import torch
@@ -102,12 +103,18 @@ def leave_process_group() -> None:
 
     Such a thread may still want Python's lock, to free a tensor. An interpreter that ends does not give it: before Python 3.14 the
     process then aborts, although its work is done. Threads end with the group, and the group with the last model that uses it.
+
+    While it waits for Python's lock, the thread holds another, which the end of its group waits for with Python's held: for ever. So
+    the groups outlive the models for half a second, in which nobody else wants Python's lock.
     """
     if torch.distributed.is_initialized():
+        groups = list(getattr(torch.distributed.distributed_c10d._world, 'pg_map', ()))
         torch.distributed.destroy_process_group()
         for name in ('last_exc', 'last_value', 'last_traceback'):  # after an error they hold the frames, hence the model
             sys.__dict__.pop(name, None)
         gc.collect()
+        time.sleep(.5)
+        groups.clear()
 
 
 def fix_flexible_runner() -> None:
