@@ -20,6 +20,16 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def _sample(case: Callable[[], object], calls: int) -> float:
+    """Seconds of a call, the mean of several in a row."""
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        case()
+    synchronize()
+    return (time.perf_counter() - start) / calls
+
+
 def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int, calls: int = 1) -> Dict[str, List[float]]:
     """Seconds of each case: all run in order, ``repeats`` times over, after a round that does not count.
 
@@ -32,13 +42,9 @@ def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int, calls: 
     seconds: Dict[str, List[float]] = {name: [] for name in cases}
     for repeat in track(range(repeats + 1), 'measuring', console=Console(stderr=True)):
         for name, case in cases.items():
-            synchronize()
-            start = time.perf_counter()
-            for _ in range(calls):
-                case()
-            synchronize()
+            took = _sample(case, calls)
             if repeat > 0:
-                seconds[name].append((time.perf_counter() - start) / calls)
+                seconds[name].append(took)
     return seconds
 
 
@@ -53,24 +59,16 @@ def timed(cases: Mapping[str, Callable[[], object]], seconds: float, deadline: f
             entry. Defaults to inf.
         least (float): Seconds of a sample, which is the mean of as many calls in a row. Defaults to .02.
     """
-    def sample(case: Callable[[], object], calls: int) -> float:
-        synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            case()
-        synchronize()
-        return (time.perf_counter() - start) / calls
-
     samples: Dict[str, List[float]] = {}
     calls = {}
     for name, case in track(cases.items(), 'warming up', console=Console(stderr=True)):
         if time.monotonic() < deadline:
-            sample(case, 1)
-            calls[name] = max(1, int(least / max(sample(case, 1), 1e-9)))
+            _sample(case, 1)
+            calls[name] = max(1, int(least / max(_sample(case, 1), 1e-9)))
     waiting = {name: seconds for name in calls}
     while waiting and time.monotonic() < deadline:
         for name in list(waiting):
-            took = sample(cases[name], calls[name])
+            took = _sample(cases[name], calls[name])
             samples.setdefault(name, []).append(took)
             waiting[name] -= took * calls[name]
             if waiting[name] <= 0:

@@ -2,7 +2,7 @@
 import time
 from functools import partial
 from types import SimpleNamespace
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 
@@ -43,7 +43,7 @@ def gpu(args: SimpleNamespace) -> Result:
         seconds.update(samples)
         if images:
             throughput.update({name: images / value for name, value in medians.items()})
-        ratios.update(compare(medians, title))
+        ratios.update(compare(medians))
         if args.device == 'cuda':
             torch.cuda.empty_cache()
     return Result(seconds, ratios, {'images/s': throughput, **({'not measured, as time was up': left_out} if left_out else {})})
@@ -108,21 +108,20 @@ def op_cases(args: SimpleNamespace, dtype: str, size: int, backend: str) -> Case
     return cases
 
 
-def compare(medians: Dict[str, float], title: str) -> Dict[str, float]:
-    """Ours against torch's own, and against ConvNeXt in its better layout."""
+def compare(medians: Dict[str, float]) -> Dict[str, float]:
+    """Ours against torch's own, and against ConvNeXt in its better layout, where these were measured."""
     ratios = {}
     for name, value in medians.items():
         implementation, rest = name.split(', ', 1)
-        if not title.startswith('op') and implementation.startswith(OURS):
-            if f'{BASELINE}, {rest}' in medians:
-                ratios[f'{BASELINE} / {name}'] = medians[f'{BASELINE}, {rest}'] / value
-            others = {key: medians[key] for key in (f'{convnext_}, {rest}' for convnext_ in CONVNEXT) if key in medians}
-            if others:
-                ratios[f'throughput of {name} / ConvNeXt'] = min(others.values()) / value
+        rivals: Dict[str, Sequence[str]] = {}
+        if implementation.startswith(OURS):
+            rivals = {f'{BASELINE} / {name}': (BASELINE, ), f'throughput of {name} / ConvNeXt': CONVNEXT}
         elif implementation.startswith('ours'):
-            others = {key: medians[key] for key in (f'torch {layout}, {rest}' for layout in FORMATS) if key in medians}
-            if others:
-                ratios[f'torch / {name}'] = min(others.values()) / value
+            rivals = {f'torch / {name}': [f'torch {layout}' for layout in FORMATS]}
+        for ratio, others in rivals.items():
+            measured = [medians[f'{other}, {rest}'] for other in others if f'{other}, {rest}' in medians]
+            if measured:
+                ratios[ratio] = min(measured) / value
     return ratios
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .backend import choose
 from .depthwise import autocast, autocast_dtype
-from .mlp_rows import AddFunction, LayerNormRowsFunction, NormMLPRowsFunction, norm_mlp_rows
+from .mlp_rows import AddFunction, LayerNormRowsFunction, NormMLPRowsFunction, norm_mlp_rows, plain_norm_mlp
 from .twice import twice_differentiable
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
@@ -45,9 +45,7 @@ def norm_mlp(x: Tensor, norm: Tuple[Tensor, Tensor, float], linear1: Tuple[Tenso
         keep = x.shape[-1] > MAX_RECOMPUTED_CHANNELS
         return NormMLPRowsFunction.apply(*arguments, keep) if grad else norm_mlp_rows(*arguments)
     if half:
-        out = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
-        out = F.linear(F.gelu(F.linear(out, *linear1)), *linear2)
-        return out if scale is None else out * scale
+        return plain_norm_mlp(x, norm_weight, norm_bias, eps, *linear1, *linear2, scale)
     arguments = x, norm_weight, norm_bias, eps, *autocast(*linear1, *linear2), scale
     return NormMLPFunction.apply(*arguments) if grad else _forward(*arguments)
 
@@ -143,9 +141,7 @@ def _layer_norm(rows, weight, bias, eps):
 
 
 def _recompute(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, _):
-    out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps).to(weight1.dtype)
-    out = F.linear(F.gelu(F.linear(out, weight1, bias1)), weight2, bias2)
-    out = out if scale is None else out * scale
+    out = plain_norm_mlp(x, norm_weight, norm_bias, ctx.eps, weight1, bias1, weight2, bias2, scale)
     return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale)
 
 

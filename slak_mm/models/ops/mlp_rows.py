@@ -32,6 +32,13 @@ def padded(tensor: Tensor, dtype: torch.dtype, scale: Optional[Tensor] = None) -
     return out
 
 
+def plain_norm_mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale):
+    """:func:`~.mlp.norm_mlp` by torch's own operators, which can be differentiated twice."""
+    out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, eps).to(weight1.dtype)
+    out = F.linear(F.gelu(F.linear(out, weight1, bias1)), weight2, bias2)
+    return out if scale is None else out * scale
+
+
 def norm_mlp_rows(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, dtype):
     """:func:`~.mlp.norm_mlp` without gradients; products are in ``dtype``."""
     weight1 = padded(weight1, dtype)
@@ -43,9 +50,8 @@ def norm_mlp_rows(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2
 
 def _recompute_norm_mlp(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, weight1_p, *_):
     dtype = weight1_p.dtype
-    out = F.layer_norm(x.to(norm_weight.dtype), x.shape[-1:], norm_weight, norm_bias, ctx.eps)
-    out = F.linear(F.gelu(F.linear(out.to(dtype), weight1.to(dtype), bias1.to(dtype))), weight2.to(dtype), bias2.to(dtype))
-    out = out if scale is None else (out * scale).to(dtype)
+    linear = (tensor.to(dtype) for tensor in (weight1, bias1, weight2, bias2))
+    out = plain_norm_mlp(x, norm_weight, norm_bias, ctx.eps, *linear, scale).to(dtype)
     return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale, None, None)
 
 
