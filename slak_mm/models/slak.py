@@ -56,6 +56,8 @@ class SLaKBlock(nn.Module):
         with_cp (bool): Recompute the block in backward to save memory. Defaults to False.
     """
 
+    neurons = (('pwconv1', 'pwconv2'), )  # the layers whose hidden units a sparse training may remove, see slak_mm.sparsity
+
     def __init__(self, channels: int, large_kernel: LargeKernel, drop_path_rate: float = 0., layer_scale_init_value: float = 1e-6,
                  with_cp: bool = False):
         super().__init__()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 
 import torch
 from torch import nn
@@ -43,7 +44,11 @@ def erk(shapes: Mapping[str, torch.Size], density: float) -> dict[str, int]:
 
     A layer that this puts above its size is dense, and the others are scaled to fit. The rest is as for `uniform`.
     """
-    return _proportional(shapes, density, {name: sum(shape) / shape.numel() for name, shape in shapes.items()})
+    return _proportional(shapes, density, {name: _erk_ratio(shape) for name, shape in shapes.items()})
+
+
+def _erk_ratio(shape: torch.Size) -> float:
+    return sum(shape) / shape.numel()
 
 
 def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
@@ -78,6 +83,48 @@ def snip(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, int]:
         return {name: int(part.count_nonzero()) for name, part in zip(names, parts)}
 
     return _with_dense_layers(sizes, density, count_highest, least)
+
+
+def own(shapes: Mapping[str, torch.Size], sparsity: Mapping[str, float]) -> dict[str, int]:
+    """Targets of one's own: each layer keeps the share 1 - `sparsity` that the first matching pattern says, rounded; else all.
+
+    Args:
+        shapes: as for `uniform`.
+        sparsity: pattern, as in a shell, to a share in [0, 1). It is matched with a layer's name, and with each end of it that
+            begins after a dot: 'stages.2.*' matches 'backbone.stages.2.0.pwconv1.weight'.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    matching = {name: [pattern for pattern in sparsity if fnmatch(name, pattern) or fnmatch(name, f'*.{pattern}')] for name in shapes}
+    unused = set(sparsity).difference(*matching.values())
+    if unused:
+        raise ValueError(f'sparsity: nothing matches {sorted(unused)}; there are {list(shapes)}')
+    return {name: round((1 - sparsity[patterns[0]]) * shapes[name].numel()) if patterns else shapes[name].numel()
+            for name, patterns in matching.items()}
+
+
+def allocate(
+    shapes: Mapping[str, torch.Size], sparsity: float | Mapping[str, float], init: str,
+    scores: Mapping[str, torch.Tensor] | None = None, layers: Mapping[str, torch.Size] | None = None,
+) -> dict[str, int]:
+    """How many weights, or units, each layer keeps.
+
+    Args:
+        shapes: as for `uniform`; of units, (units,).
+        sparsity: share of all that is masked; or targets, see `own`, and then `init` is not used.
+        init: 'snip', 'erk' or 'uniform'.
+        scores: for 'snip'.
+        layers: for 'erk' of units, the shape of each one's layer.
+    """
+    if isinstance(sparsity, Mapping):
+        return own(shapes, sparsity)
+    if init == 'snip':
+        assert scores is not None
+        return snip(scores, 1 - sparsity)
+    if init == 'erk':
+        return _proportional(shapes, 1 - sparsity, {name: _erk_ratio(shape) for name, shape in (layers or shapes).items()})
+    return uniform(shapes, 1 - sparsity)
 
 
 def unscored(scores: Mapping[str, torch.Tensor]) -> list[str]:

@@ -102,25 +102,16 @@ def grow_random(
     return torch.randperm(inactive.numel(), generator=generator)[:count].to(inactive.device)
 
 
-def grow_gradient(
-    param: nn.Parameter, state: Mapping, inactive: torch.Tensor, count: int, generator: torch.Generator,
-) -> torch.Tensor:
-    """The largest ``|gradient|`` (RigL; Evci et al., 2020). Arguments and result as for `grow_random`.
-
-    Raises ValueError when the parameter has no gradient at the time of the call.
-    """
+def gradient_scores(param: nn.Parameter, state: Mapping, generator: torch.Generator) -> torch.Tensor:
+    """``|gradient|`` of each weight, flat. Raises ValueError when the parameter has no gradient at the time of the call."""
     if param.grad is None:
         raise ValueError("grow='gradient' needs .grad when the masks adapt: adapt before zero_grad(), "
                          'and exclude the parameters that the loss does not reach')
-    return highest(param.grad.flatten()[inactive].float().abs(), count)
+    return param.grad.flatten().float().abs()
 
 
-def grow_momentum(
-    param: nn.Parameter, state: Mapping, inactive: torch.Tensor, count: int, generator: torch.Generator,
-) -> torch.Tensor:
-    """The largest ``|momentum|`` (Dettmers & Zettlemoyer, 2019). Arguments and result as for `grow_random`.
-
-    The momentum is the optimizer's `exp_avg` (Adam and its kin) or `momentum_buffer` (SGD).
+def momentum_scores(param: nn.Parameter, state: Mapping, generator: torch.Generator) -> torch.Tensor:
+    """``|momentum|`` of each weight, flat: the optimizer's `exp_avg` (Adam and its kin) or `momentum_buffer` (SGD).
 
     Raises ValueError when the optimizer holds neither.
     """
@@ -128,8 +119,29 @@ def grow_momentum(
     if momentum is None:
         raise ValueError("grow='momentum' needs an optimizer that has exp_avg or momentum_buffer for the parameter; "
                          f'this one has {sorted(state)}')
-    return highest(momentum.flatten()[inactive].float().abs(), count)
+    return momentum.flatten().float().abs()
+
+
+def random_scores(param: nn.Parameter, state: Mapping, generator: torch.Generator) -> torch.Tensor:
+    """Of each weight a random number in [0, 1), flat."""
+    return torch.rand(param.numel(), generator=generator).to(param.device)
+
+
+def grow_gradient(
+    param: nn.Parameter, state: Mapping, inactive: torch.Tensor, count: int, generator: torch.Generator,
+) -> torch.Tensor:
+    """The largest `gradient_scores` (RigL; Evci et al., 2020). Arguments and result as for `grow_random`."""
+    return highest(gradient_scores(param, state, generator)[inactive], count)
+
+
+def grow_momentum(
+    param: nn.Parameter, state: Mapping, inactive: torch.Tensor, count: int, generator: torch.Generator,
+) -> torch.Tensor:
+    """The largest `momentum_scores` (Dettmers & Zettlemoyer, 2019). Arguments and result as for `grow_random`."""
+    return highest(momentum_scores(param, state, generator)[inactive], count)
 
 
 PRUNE = {'magnitude': prune_magnitude, 'set': prune_set}
 GROW = {'random': grow_random, 'gradient': grow_gradient, 'momentum': grow_momentum}
+# what a rule to grow by ranks, where a few weights compete in each of many groups (N:M patterns)
+SCORES = {'random': random_scores, 'gradient': gradient_scores, 'momentum': momentum_scores}

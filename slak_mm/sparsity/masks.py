@@ -105,6 +105,14 @@ class Masks:
         mask.copy_(flat.view_as(mask))
         self.ever_active[name] |= mask
 
+    @torch.no_grad()
+    def move(self, name: str, dim: int, pruned: torch.Tensor, grown: torch.Tensor) -> None:
+        """Deactivate the slices of a layer at the indices `pruned` of dimension `dim`; those at `grown` get the masks of the first."""
+        mask = self.active[name]
+        patterns = mask.index_select(dim, pruned[:len(grown)])
+        mask.index_fill_(dim, pruned, False).index_copy_(dim, grown, patterns)
+        self.ever_active[name] |= mask
+
     def apply_(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Zero the masked weights (Algorithm 1, lines 3 and 7), and the optimizer's moments of them if it is given.
 

@@ -62,3 +62,46 @@ class Schedule:
         if isinstance(stop, float):
             stop *= self.total_steps
         return step % self.interval == 0 and 0 < step < min(stop, self.total_steps)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From one sparsity to another by the cubic curve of gradual magnitude pruning (Zhu & Gupta, 2017, equation 1).
+
+    It moves where the masks may adapt, at multiples of `interval`; the first one from `end` on is its last.
+
+    Args:
+        begin, end: optimizer steps, integers, or shares of `total_steps`, floats in (0, 1).
+        interval, total_steps: see `Schedule`.
+
+    Raises:
+        ValueError: unless 0 <= begin < end, and an adaptation comes between `end` and `total_steps`.
+    """
+
+    begin: float
+    end: float
+    interval: int
+    total_steps: int
+
+    def __post_init__(self):
+        for name in ('begin', 'end'):
+            value = plain(getattr(self, name))
+            if isinstance(value, bool) or not (isinstance(value, int) and value >= 0 or isinstance(value, float) and 0 < value < 1):
+                raise ValueError('ramp must be (begin, end): numbers of steps (integers >= 0) or shares of total_steps (floats in '
+                                 f'(0, 1)), got {value!r}')
+            object.__setattr__(self, name, value * self.total_steps if isinstance(value, float) else value)
+        if not self.begin < self.end or self._last >= self.total_steps:
+            raise ValueError(f'ramp ends at step {self._last}, the first multiple of interval={self.interval} from {self.end:g} on: '
+                             f'it must begin (at {self.begin:g}) before it ends, and end before total_steps={self.total_steps}')
+
+    @property
+    def _last(self) -> int:
+        return math.ceil(self.end / self.interval) * self.interval
+
+    def progress(self, step: int) -> float:
+        """From 0 at `begin` to 1 at `end`: 1 - (1 - x)**3, x the share of the way."""
+        return 1 - (1 - min(max((step - self.begin) / (self.end - self.begin), 0), 1)) ** 3
+
+    def due(self, step: int) -> bool:
+        """Whether it moves after `step` optimizer steps."""
+        return step % self.interval == 0 and self.begin < step <= self._last

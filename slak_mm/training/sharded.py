@@ -72,6 +72,9 @@ class ShardedSparsity(DynamicSparsity):
         held = set(map(id, model.parameters()))
         if any(id(param) not in held for param in self.masks.params.values()):
             raise ValueError('Under FSDP the masks need each parameter by itself: set use_orig_params=True in the model wrapper.')
+        if self.units.groups or self.config.get('pattern'):
+            raise ValueError('Under FSDP, which spreads the weights over the processes, only single weights can be masked: use '
+                             "granularity='weight' without a pattern, or DDP.")
         if self.config['grow'] == 'momentum':
             raise ValueError("grow='momentum' does not work under FSDP, which spreads the moments over the processes: use "
                              "grow='gradient', or DDP.")

@@ -53,7 +53,9 @@ class SparsityHook(Hook):
     - With EMA: ``EMAHook(ema_type='slak_mm.SparseExponentialMovingAverage', ...)``, which gets its masks from here.
 
     Args:
-        sparsity (float): Share of the maskable weights that is zero. Not used with ``init='checkpoint'``. Defaults to 0.4.
+        sparsity (float | dict): Share of the maskable weights, or units, that is zero; or a dict of patterns of names to shares,
+            ``{'stages.2.*': .6}``, where the rest stays dense and ``init`` is not used. Not used with ``init='checkpoint'`` or a
+            ``pattern``. Defaults to 0.4.
         init (str): How sparse each layer is: ``'snip'``, ``'erk'``, ``'uniform'``, or ``'checkpoint'``: the masks are where the
             loaded weights are not zero; a layer with hardly a zero stays dense. Defaults to 'snip'.
         prune (str): ``'magnitude'`` or ``'set'``. Defaults to 'magnitude'.
@@ -67,6 +69,15 @@ class SparsityHook(Hook):
         seed (int, optional): Of the masks. Defaults to None: the Runner's.
         keep_moments (bool, optional): Leave the optimizer's moments of masked and growing weights, as the authors do. Defaults to
             None: only with ``grow='momentum'``.
+        granularity (str | dict): ``'weight'``; ``'neuron'``, hidden units of MLPs with all their weights; ``'filter'``, kernels of
+            depthwise convolutions, one a channel; or a dict of these to their ``sparsity``, as ``dict(neuron=.3, weight=.2)``, where
+            weights are those in neurons alive, and all others. Defaults to 'weight'.
+        pattern (str, optional): ``'N:M'``, as ``'2:4'``: N of M consecutive weights of each matrix are active, other layers are
+            dense. Defaults to None.
+        start_sparsity (float | str, optional): Where a ramp starts: a share, or ``'equal'``: all units, with as few weights as at the
+            end, which then move out of units that die (Chase). Defaults to None: 0.
+        ramp (Sequence[int | float], optional): (begin, end), in optimizer steps or shares of the run: sparsity rises meanwhile, by a
+            cubic curve. Defaults to None: it is constant.
 
     Raises:
         ValueError: An unknown name, a value out of range, or a checkpoint to resume whose masks are missing or do not fit.
@@ -75,7 +86,7 @@ class SparsityHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self,
-                 sparsity: float = 0.4,
+                 sparsity: Union[float, Dict[str, float]] = 0.4,
                  init: str = 'snip',
                  prune: str = 'magnitude',
                  grow: Optional[str] = 'random',
@@ -86,10 +97,15 @@ class SparsityHook(Hook):
                  exclude: Sequence[str] = (),
                  only: Sequence[str] = (),
                  seed: Optional[int] = None,
-                 keep_moments: Optional[bool] = None):
+                 keep_moments: Optional[bool] = None,
+                 granularity: Union[str, Dict[str, Any]] = 'weight',
+                 pattern: Optional[str] = None,
+                 start_sparsity: Optional[Union[float, str]] = None,
+                 ramp: Optional[Sequence[Union[int, float]]] = None):
         self.options: Dict[str, Any] = dict(
             sparsity=sparsity, init=init, prune=prune, grow=grow, interval=interval, prune_rate=prune_rate,
-            min_prune_rate=min_prune_rate, stop_at=stop_at, exclude=exclude, only=only, keep_moments=keep_moments)
+            min_prune_rate=min_prune_rate, stop_at=stop_at, exclude=exclude, only=only, keep_moments=keep_moments,
+            granularity=granularity, pattern=pattern, start_sparsity=start_sparsity, ramp=ramp)
         self.seed = seed
         self._resumed: Optional[dict] = None
 
@@ -118,7 +134,7 @@ class SparsityHook(Hook):
         if self._resumed is not None:
             self.sparsity.load_state_dict(self._resumed)
             self._resumed = None
-        elif self.options['init'] == 'snip':
+        elif self.sparsity.needs_gradients:
             self._initialize_by_snip(runner, model, whole, seed)
         else:
             self.sparsity.initialize()
@@ -129,17 +145,23 @@ class SparsityHook(Hook):
         masks = self.sparsity.masks
         if isinstance(masks, ShardedMasks):
             warn_of_lost_decay(masks, optimizer)
+        for line in self.sparsity.units.describe():
+            print_log(f'SparsityHook: {line}.', 'current')
         if self.options['init'] == 'checkpoint' and not masks.active:
             print_log("SparsityHook: init='checkpoint', but no layer of the model has zeros: IT TRAINS DENSE. Load sparse weights "
                       "(the backbone's init_cfg, or tools/train.py --pretrained), or remove the hook.", 'current',
                       logging.WARNING)
         print_log(f'SparsityHook: {masks.nonzero:,} of {masks.total:,} maskable weights are active ({masks.density:.2%}); '
                   f'{len(masks.active)} of {len(masks.params)} layers are sparse; '
-                  + (f'adapted every {self.options["interval"]} of {total_steps} steps.' if self.options['grow'] else
+                  + (f'adapted every {self.options["interval"]} of {total_steps} steps.' if self._changes else
                      'the masks never change.'), 'current')
-        unnamed = [] if self.options['only'] else called_otherwise(model)
+        unnamed = [] if self.options['only'] or 'weight' not in self.options['granularity'] else called_otherwise(model)
         if unnamed:
             print_log(f"SparsityHook: not called 'weight', and left dense unless named in only: {', '.join(unnamed)}.", 'current')
+
+    @property
+    def _changes(self) -> bool:
+        return self.options['grow'] is not None or self.options['ramp'] is not None
 
     def _share_masks(self, runner, model: nn.Module) -> None:
         averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
@@ -148,7 +170,7 @@ class SparsityHook(Hook):
         sparse = [average for average in averages if isinstance(average, SparseExponentialMovingAverage)]
         for average in sparse:
             average.follow(self.sparsity, model)
-        if self.options['grow'] and len(sparse) < len(averages):
+        if self._changes and len(sparse) < len(averages):
             print_log('SparsityHook: the EMA WILL NOT BE SPARSE. A plain average keeps weights that were pruned: .990 of the value '
                       "after 100 steps, at momentum 1e-4. Set ema_type='slak_mm.SparseExponentialMovingAverage' in EMAHook.",
                       'current', logging.WARNING)
@@ -164,7 +186,7 @@ class SparsityHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Logs density, the share ever active and the share exchanged by an adaptation, if there are any."""
-        if self.options['grow']:
+        if self._changes:
             runner.message_hub.update_scalars({**self._scalars, 'train/prune_rate': self.sparsity.rate})
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
