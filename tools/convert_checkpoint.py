@@ -7,7 +7,9 @@ import torch
 
 from slak_mm import __version__
 from slak_mm.checkpoints.convert import convert, inspect, name_output_norm, share_of_zeros
-from slak_mm.deploy.merge import merge_state_dict
+from slak_mm.deploy import compact
+from slak_mm.deploy.compaction import write_config
+from slak_mm.deploy.merge import change_state_dict, merge_model
 
 
 def parse_args(argv=None):
@@ -17,20 +19,31 @@ def parse_args(argv=None):
     parser.add_argument('--key', help="entry that holds the weights, e.g. model_ema; defaults to 'state_dict', else 'model'")
     parser.add_argument('--prefix', help="what stands before the backbone's keys, if the file holds several backbones")
     parser.add_argument('--deploy', action='store_true', help='merge the large kernels, for configs/deploy')
-    return parser.parse_args(argv)
+    parser.add_argument('--compact', action='store_true',
+                        help='cut out the hidden units that a sparse training has removed; TARGET gets a config of its own beside it')
+    parser.add_argument('--config', help='with --compact: config of SOURCE, on which that of TARGET is based')
+    args = parser.parse_args(argv)
+    if args.config and not args.compact:
+        parser.error('--config is for --compact')
+    return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     state_dict, meta = convert(args.source, args.key, args.prefix)
+    if args.compact:
+        state_dict = change_state_dict(state_dict, compact)
     if args.deploy:
-        state_dict = merge_state_dict(state_dict)
+        state_dict = change_state_dict(state_dict, merge_model)
     backbone, config = inspect(state_dict)
     state_dict = name_output_norm(state_dict)
-    Path(args.target).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta=dict(meta, slak_mm_version=__version__), state_dict=state_dict), args.target)
+    target = Path(args.target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if args.compact:
+        print(f'{write_config(target, config, args.config)}: the config of {target}')
+    torch.save(dict(meta=dict(meta, slak_mm_version=__version__), state_dict=state_dict), target)
 
-    print(f'{args.target}: {len(state_dict)} tensors; {share_of_zeros(backbone):.1%} of the backbone\'s weights are zero. It fits\n')
+    print(f'{target}: {len(state_dict)} tensors; {share_of_zeros(backbone):.1%} of the backbone\'s weights are zero. It fits\n')
     print(f"    backbone=dict(type='slak_mm.SLaK', {', '.join(f'{name}={value!r}' for name, value in config.items())})\n")
 
 

@@ -19,8 +19,8 @@ def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = 
     Returns:
         dict: ``out_indices`` (only if the last stages are not there: the last one that is), ``arch``, ``width_factor``,
         ``in_channels``, ``kernel_sizes``, ``small_kernel_size`` (unless naive),
-        ``large_kernel`` (a tuple where stages differ), ``layer_scale_init_value`` (only if there is none: 0) and ``deploy`` (only if
-        True).
+        ``large_kernel`` (a tuple where stages differ), ``layer_scale_init_value`` (only if there is none: 0), ``mlp_channels``
+        (only if they are not 4 times the channels) and ``deploy`` (only if True).
 
     Raises:
         CheckpointError: Weights are missing that every SLaK has, or have no such shape.
@@ -56,6 +56,9 @@ def _infer_config(state_dict, arch_settings) -> dict:
     config['large_kernel'] = forms[0] if len(set(forms)) == 1 else forms
     if 'stages.0.0.gamma' not in state_dict:
         config['layer_scale_init_value'] = 0.
+    hidden = tuple(tuple(len(state_dict[f'stages.{i}.{j}.pwconv1.weight']) for j in range(depth)) for i, depth in enumerate(depths))
+    if any(value != 4 * width for width, values in zip(widths, hidden) for value in values):
+        config['mlp_channels'] = hidden + (None, ) * missing
     if not any('.bn.' in name for name in state_dict):
         config['deploy'] = True
     return config

@@ -1,5 +1,5 @@
 """Merges large kernels: the same results, faster, and no more to be trained."""
-from typing import Dict
+from typing import Callable, Dict
 
 from torch import Tensor, nn
 
@@ -14,8 +14,9 @@ def merge_model(model: nn.Module) -> None:
             module.switch_to_deploy()
 
 
-def merge_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """The weights of a whole model, its backbone's as :func:`merge_model` leaves them.
+def change_state_dict(state_dict: Dict[str, Tensor], change: Callable[[nn.Module], object]) -> Dict[str, Tensor]:
+    """The weights of a whole model, its backbone's as ``change`` leaves them, which is :func:`merge_model`, or
+    :func:`slak_mm.deploy.compact`.
 
     Raises:
         CheckpointError: These are not the weights of a SLaK.
@@ -23,7 +24,7 @@ def merge_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     weights, config = inspect(state_dict)
     backbone = SLaK(**config)
     backbone.load_state_dict(weights, strict=False)  # the file may have other output norms: they are kept as they are
-    merge_model(backbone)
-    merged = {f'backbone.{name}': value for name, value in backbone.state_dict().items() if not name.startswith('norm')}
+    change(backbone)
+    changed = {f'backbone.{name}': value for name, value in backbone.state_dict().items() if not name.startswith('norm')}
     replaced = 'backbone.downsample_layers.', 'backbone.stages.'
-    return {**merged, **{name: value for name, value in state_dict.items() if not name.startswith(replaced)}}
+    return {**changed, **{name: value for name, value in state_dict.items() if not name.startswith(replaced)}}

@@ -54,19 +54,21 @@ class SLaKBlock(nn.Module):
         drop_path_rate (float): Probability to drop the residual branch of a sample. Defaults to 0.
         layer_scale_init_value (float): Initial value of the per-channel scale; 0 for none. Defaults to 1e-6.
         with_cp (bool): Recompute the block in backward to save memory. Defaults to False.
+        mlp_channels (int, optional): Hidden units between the linear layers. Defaults to None: 4C.
     """
 
     neurons = (('pwconv1', 'pwconv2'), )  # the layers whose hidden units a sparse training may remove, see slak_mm.sparsity
 
     def __init__(self, channels: int, large_kernel: LargeKernel, drop_path_rate: float = 0., layer_scale_init_value: float = 1e-6,
-                 with_cp: bool = False):
+                 with_cp: bool = False, mlp_channels: Optional[int] = None):
         super().__init__()
         self.with_cp = with_cp
         self.large_kernel = large_kernel
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        hidden = mlp_channels or 4 * channels
+        self.pwconv1 = nn.Linear(channels, hidden)
         self.act = nn.GELU()
-        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.pwconv2 = nn.Linear(hidden, channels)
         scale = float(layer_scale_init_value)  # of an integer torch would make integers
         self.gamma = nn.Parameter(torch.full((channels, ), scale)) if scale > 0 else None
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
@@ -152,6 +154,8 @@ class SLaK(BaseModule):
         gap_before_final_norm (bool): Global average pooling before the output norm, as for classification: outputs (N, C).
             Otherwise they are (N, C, H, W). Defaults to True.
         with_cp (bool): Recompute each block in backward to save memory. Defaults to False.
+        mlp_channels (Sequence, optional): Of each stage the number of hidden units in each of its blocks' MLPs; None for a stage whose
+            blocks have 4 times its channels. :func:`slak_mm.deploy.compact` leaves other numbers. Defaults to None: no stage has.
         deploy (bool): Build the merged form of :meth:`switch_to_deploy`, to load a file that was saved in it. Defaults to False.
         init_cfg (dict | list[dict], optional): With ``dict(type='Pretrained', checkpoint=PATH_OR_URL[, prefix=...][, key=...])``
             official, downstream, converted and mmengine files all load. Defaults to None: truncated normal, std .02.
@@ -187,6 +191,7 @@ class SLaK(BaseModule):
                  frozen_stages: int = 0,
                  gap_before_final_norm: bool = True,
                  with_cp: bool = False,
+                 mlp_channels: Optional[Sequence[Optional[Sequence[int]]]] = None,
                  deploy: bool = False,
                  init_cfg: Optional[Union[dict, List[dict]]] = None):
         super().__init__(init_cfg=init_cfg or [dict(cfg) for cfg in INIT_CFG])
@@ -215,12 +220,13 @@ class SLaK(BaseModule):
             raise ValueError(f'frozen_stages must be an integer from 0 (none) to {num_stages} (all), got {frozen_stages!r}.')
         self.frozen_stages = frozen_stages
         self.gap_before_final_norm = gap_before_final_norm
+        self.mlp_channels = self._parse_mlp_channels(_plain(mlp_channels))
 
         drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
         self.downsample_layers = nn.ModuleList()
         self.stages = nn.ModuleList()
         previous = in_channels
-        for i, (depth, width) in enumerate(zip(self.depths[:max(self.out_indices) + 1], self.channels)):
+        for i, width in enumerate(self.channels[:max(self.out_indices) + 1]):
             layers: Tuple[nn.Module, nn.Module]
             if i == 0:
                 layers = nn.Conv2d(previous, width, kernel_size=4, stride=4), LayerNorm2d(width, eps=1e-6)
@@ -233,7 +239,8 @@ class SLaK(BaseModule):
                     LargeKernel(width, kernel_sizes[i], small_kernel_size, forms[i], norm_cfg, deploy),
                     drop_path_rate=next(drop_path_rates),
                     layer_scale_init_value=layer_scale_init_value,
-                    with_cp=with_cp) for _ in range(depth))))
+                    with_cp=with_cp,
+                    mlp_channels=hidden) for hidden in self.mlp_channels[i])))
             if i in self.out_indices:
                 self.add_module(f'norm{i}', LayerNorm2d(width, eps=1e-6))
             previous = width
@@ -260,6 +267,21 @@ class SLaK(BaseModule):
         if not isinstance(indices, Sequence) or not indices or any(index not in range(-num_stages, num_stages) for index in indices):
             raise ValueError(f'out_indices must be stages from {-num_stages} to {num_stages - 1}, got {out_indices!r}.')
         return tuple(index % num_stages for index in indices)
+
+    def _parse_mlp_channels(self, mlp_channels: Any) -> Tuple[Tuple[int, ...], ...]:
+        if mlp_channels is None:
+            mlp_channels = (None, ) * len(self.depths)
+        if not isinstance(mlp_channels, (list, tuple)) or len(mlp_channels) != len(self.depths):
+            raise ValueError(f'mlp_channels must hold one entry for each of the {len(self.depths)} stages, got {mlp_channels!r}.')
+        widths = []
+        for depth, channels, hidden in zip(self.depths, self.channels, mlp_channels):
+            hidden = (4 * channels, ) * depth if hidden is None else hidden
+            if not isinstance(hidden, (list, tuple)) or len(hidden) != depth:
+                raise ValueError(f'mlp_channels of a stage of {depth} blocks must be {depth} numbers, or None, got {hidden!r}.')
+            for value in hidden:
+                _check_number('a number in mlp_channels', value, numbers.Integral, 1)
+            widths.append(tuple(hidden))
+        return tuple(widths)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Computes the feature maps.

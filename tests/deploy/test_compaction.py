@@ -1,0 +1,173 @@
+"""What a sparse training has removed is cut out: outputs stay, and the rest is an ordinary model."""
+import importlib
+
+import onnxruntime
+import pytest
+import torch
+from micro_configs import ARCH, shrink
+from mmengine import Config
+from mmengine.registry import DefaultScope
+from versions import needs_torch
+
+from slak_mm.analysis import config_flops
+from slak_mm.checkpoints import CheckpointError, check_fits
+from slak_mm.checkpoints.convert import inspect
+from slak_mm.compat import load_weights_only
+from slak_mm.deploy import compact
+from slak_mm.deploy.compaction import write_config
+from slak_mm.deploy.merge import change_state_dict, merge_model
+from slak_mm.errors import InputError
+from slak_mm.models import SLaK
+from slak_mm.models.build import build_model
+from slak_mm.sparsity import DynamicSparsity
+
+CONFIGS = ['slak_micro_toy_in1k', 'upernet_slak_micro_toy_ade20k', 'cascade_mask_rcnn_slak_micro_toy_coco']
+LEFT = ((24, ), (36, ), (48, 48), (62, ))  # of 40, 60, 80, 80, 104: 218 of 364
+
+
+def prune(model, **options):
+    """As a sparse training leaves it: neurons removed, all else at values that hide no mistake."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if name.endswith(('bias', 'running_mean')):
+            value.normal_(0, .3, generator=generator)
+        elif value.ndim == 1:
+            value.uniform_(.5, 1.5, generator=generator)
+    sparsity = DynamicSparsity(model, 10, **{**dict(init='uniform', granularity='neuron'), **options})
+    sparsity.initialize()
+    return model
+
+
+def slak(**kwargs):
+    torch.manual_seed(0)
+    return SLaK(ARCH, kernel_sizes=(7, 7, 5, 3), small_kernel_size=3, norm_cfg=dict(type='BN'), **kwargs)
+
+
+def outputs(model, dtype=torch.float32):
+    with torch.no_grad():
+        return model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=dtype))
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize('training', [False, True])
+def test_outputs_and_gradients_stay(dtype, tolerance, training):
+    model = prune(slak(gap_before_final_norm=False, out_indices=(0, 1, 2, 3))).to(dtype).train(training)
+    expected = outputs(model, dtype)
+    assert compact(model) == {'': LEFT} and model.mlp_channels == LEFT
+    for a, b in zip(outputs(model, dtype), expected):
+        assert (a - b).abs().max() <= tolerance * max(1, b.abs().max())
+    sum(out.square().mean() for out in model(torch.randn(2, 3, 64, 64, dtype=dtype))).backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
+    assert compact(model) == {'': LEFT}  # there is nothing left to cut
+
+
+def test_what_is_left_is_an_ordinary_slak():
+    model = prune(slak()).eval()
+    compact(model)
+    state = {f'backbone.{name}': value for name, value in model.state_dict().items()}
+    _, config = inspect(state)
+    assert config['mlp_channels'] == LEFT
+    again = SLaK(**config).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(*(outputs(m)[0] for m in (again, model)))
+    merged = change_state_dict(state, merge_model)
+    assert inspect(merged)[1] == dict(config, deploy=True)
+    with pytest.raises(CheckpointError, match=r'mlp_channels=\(\(24,\), \(36,\), \(48, 48\), \(62,\)\),  # instead of'):
+        slak().load_state_dict(model.state_dict())
+    with pytest.raises(CheckpointError, match='mlp_channels=None'):
+        model.load_state_dict(slak().state_dict())
+
+
+def test_which_units_go():
+    model = slak()
+    first, second = model.stages[0][0].pwconv1, model.stages[0][0].pwconv2
+    with torch.no_grad():
+        first.bias.fill_(1.)
+        second.weight[:, 0] = 0  # nothing uses it
+        first.weight[1] = first.bias[1] = 0  # always zero
+        first.weight[2] = 0  # a constant, which is used
+    first.weight.requires_grad = False
+    third = first.weight[2:].clone()
+    assert compact(model)[''] == ((38, ), (60, ), (80, 80), (104, ))
+    assert torch.equal(first.weight, third) and first.out_features == second.in_features == 38
+    assert not first.weight.requires_grad and second.weight.requires_grad
+    with torch.no_grad():
+        second.weight.zero_()
+    assert compact(model)[''][0] == (1, )
+
+
+def test_stages_that_are_not_built():
+    model = prune(slak(out_indices=1))
+    compact(model)
+    config = inspect({f'backbone.{name}': value for name, value in model.state_dict().items()})[1]
+    assert model.mlp_channels[:2] == config['mlp_channels'][:2] and config['mlp_channels'][2:] == (None, None)
+    SLaK(**config).load_state_dict(model.state_dict())
+
+
+def test_what_cannot_be_cut():
+    model = prune(slak())
+    torch.nn.utils.parametrizations.weight_norm(model.stages[3][0].pwconv2)
+    before = {name: value.shape for name, value in model.state_dict().items()}
+    with pytest.raises(TypeError, match='changed, wrapped or hooked'):
+        compact(model)
+    assert {name: value.shape for name, value in model.state_dict().items()} == before
+    with pytest.raises(TypeError, match='Linear has no SLaK'):
+        compact(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize('value, message', [
+    (5, 'one entry for each of the 4 stages'), ((None, None, (8, ), None), 'a stage of 2 blocks must be 2 numbers'),
+    (((0, ), None, None, None), 'must be an integer from 1'),
+])
+def test_mlp_channels_out_of_range(value, message):
+    with pytest.raises(ValueError, match=message):
+        slak(mlp_channels=value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_tool_in_each_library(request, tmp_path, monkeypatch, name):
+    root = request.config.rootpath
+    cfg = shrink(Config.fromfile(root / f'configs/{name}.py'))
+    cfg.model.backbone.pop('init_cfg', None)
+    cfg.dump(tmp_path / 'config.py')
+    model = prune(build_model(cfg), only=['backbone']).eval()
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=('a', 'b'))), state_dict=model.state_dict()), tmp_path / 'sparse.pth')
+    monkeypatch.syspath_prepend(str(root / 'tools'))
+    importlib.import_module('convert_checkpoint').main([str(tmp_path / 'sparse.pth'), str(tmp_path / 'out/small.pth'), '--compact',
+                                                        '--config', str(tmp_path / 'config.py')])
+    own = Config.fromfile(tmp_path / 'out/small.py')
+    small = build_model(own).eval()
+    checkpoint = load_weights_only(tmp_path / 'out/small.pth', 'cpu')
+    check_fits(checkpoint['state_dict'], small)
+    small.load_state_dict(checkpoint['state_dict'])
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        pairs = [model.extract_feat(images) for model in (small, model)]
+        for a, b in zip(*pairs):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-5)
+    # its cost is counted, and it trains on
+    counts = [config_flops.count(c, (64, 64))[0] for c in (own, cfg)]
+    assert counts[0].parameters == sum(p.numel() for p in small.parameters()) < counts[1].parameters
+    assert counts[0].macs < counts[1].macs
+    (tmp_path / 'out/mine.py').write_text('mine = 1')
+    with pytest.raises(InputError, match='mine.py is there already'):
+        write_config(tmp_path / 'out/mine.pth', {})
+    small.train()
+    small.extract_feat(images)[0].mean().backward()
+    assert all(p.grad is not None for p in small.backbone.stages[0].parameters())
+
+
+@needs_torch('2.6')
+@pytest.mark.slow
+def test_through_onnx():
+    from slak_mm.deploy.export import export
+    model = prune(slak()).eval()
+    expected = outputs(model)[0]
+    compact(model)
+    merge_model(model)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    content = export(model, images, ['stage3']).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    out, = session.run(None, dict(images=images.numpy()))
+    torch.testing.assert_close(torch.from_numpy(out), expected, rtol=1e-5, atol=1e-5)
