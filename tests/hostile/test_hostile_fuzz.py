@@ -89,7 +89,7 @@ def convert(checkpoint, key, prefix):
 
 
 @pytest.mark.slow
-@settings(max_examples=6000, **EXAMPLES)
+@settings(max_examples=3000, **EXAMPLES)
 @given(state_dicts, st.one_of(st.none(), st.sampled_from(['model', 'state_dict', 'model_ema'])), prefixes)
 @example(WEIGHTS, None, None)
 @example({**WEIGHTS, 'large_kernel.LoRA1.bn': torch.ones(1)}, None, None)  # in no stage, and with no dot before it

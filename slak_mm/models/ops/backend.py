@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import triton_kernels
 
-BACKENDS = ('auto', 'native', 'triton')
+BACKENDS = ('auto', 'native', 'onednn', 'triton')
 RUNS = 5
 
 _backend = os.environ.get('SLAK_MM_BACKEND', 'auto')
@@ -19,7 +19,9 @@ def set_backend(name: str) -> None:
     """Which implementation of the large-kernel convolution runs, in the whole process; at first, what SLAK_MM_BACKEND says.
 
     Args:
-        name (str): ``'native'``: torch's convolutions. ``'triton'``: our kernels, on an NVIDIA GPU. ``'auto'``: native on a CPU; on a
+        name (str): ``'native'``: torch's convolutions and matrix products. ``'onednn'``: the same, with oneDNN's matrix products in
+            fp32 on a CPU. ``'triton'``: our kernels, on an NVIDIA GPU. ``'auto'``: on a CPU, onednn or native by a rule
+            (``slak_mm.models.ops.products.prefers_onednn``); on a
             GPU, for each shape and dtype, the one that was faster in a measurement when it first came, provided that both agreed;
             with deterministic algorithms, of which each is one, triton without regard to time.
 
@@ -30,6 +32,12 @@ def set_backend(name: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f'backend {name!r} is unknown; choose from {BACKENDS} (SLAK_MM_BACKEND, or slak_mm.models.ops.set_backend).')
     _backend = name
+
+
+def cpu_backend() -> str:
+    """The backend that was asked for, as far as it concerns a CPU: ``'auto'``, ``'native'`` or ``'onednn'``."""
+    set_backend(_backend)  # the environment's was not checked yet
+    return 'native' if _backend == 'triton' else _backend
 
 
 @contextmanager
@@ -58,7 +66,8 @@ def choose(x: Tensor, key: Hashable, run: Callable[[], Tensor], compiles: bool =
     """
     set_backend(_backend)  # the environment's was not checked yet
     # tensor cores know little of float64, and what is traced must be torch's own
-    if _backend == 'native' or (_backend == 'auto' and not x.is_cuda) or x.dtype == torch.float64 or torch.jit.is_tracing():
+    elsewhere = _backend in ('native', 'onednn') or (_backend == 'auto' and not x.is_cuda)
+    if elsewhere or x.dtype == torch.float64 or torch.jit.is_tracing():
         return 'native'
     reason = triton_kernels.unavailable_reason(x.device)
     if reason and _backend == 'triton':

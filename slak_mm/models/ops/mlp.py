@@ -1,5 +1,5 @@
 from itertools import repeat
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor
 from .backend import choose
 from .depthwise import autocast, autocast_dtype
 from .mlp_rows import AddFunction, LayerNormRowsFunction, NormMLPRowsFunction, norm_mlp_rows, plain_norm_mlp
+from .products import linear, outer, prefers_onednn
 from .twice import twice_differentiable
 
 # Of the hidden activations that exist at a time on a CPU: they stay in the cache, and in memory that the process holds already.
@@ -109,18 +110,22 @@ def _backend(x, norm, linear1, linear2, scale, dtype) -> str:
 
 
 def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept=None):
-    """The output; that of the first linear layer is written to ``kept`` (rows, hidden)."""
+    """The output; those of the first linear layer, by chunks, are added to the list ``kept``."""
     rows = x.reshape(-1, x.shape[-1])
     out = rows.new_empty(rows.shape, dtype=weight1.dtype if scale is None else torch.promote_types(weight1.dtype, scale.dtype))
     channels = len(weight2)
-    if rows.is_cpu and len(rows) >= MIN_PADDED_ROWS:
+    if rows.is_cpu and len(rows) >= MIN_PADDED_ROWS and not prefers_onednn(weight1):
         weight2 = F.pad(weight2, (0, 0, 0, -channels % 16))
-    weight1_t, weight2_t, shift = weight1.t(), weight2.t(), bias2 if scale is None else bias2 * scale
-    for inputs, outputs, hidden in _chunks(weight1, rows, out, kept):
+    shift = bias2 if scale is None else bias2 * scale
+    for inputs, outputs in _chunks(weight1, rows, out):
         normed = _layer_norm(inputs, norm_weight, norm_bias, eps)[0].to(weight1.dtype)
-        hidden = torch.addmm(bias1, normed, weight1_t, out=hidden)
-        activations = torch.ops.aten.gelu_.default(hidden) if kept is None else F.gelu(hidden)
-        products = (activations @ weight2_t)[:, :channels]
+        hidden = linear(normed, weight1, bias1)
+        if kept is None:
+            activations = torch.ops.aten.gelu_.default(hidden)
+        else:
+            kept.append(hidden)
+            activations = F.gelu(hidden)
+        products = linear(activations, weight2)[:, :channels]
         if scale is None:
             torch.add(products, shift, out=outputs)
         else:
@@ -128,11 +133,12 @@ def _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, sca
     return out.view(x.shape)
 
 
-def _chunks(weight1: Tensor, rows: Tensor, *others: Optional[Tensor]) -> Iterator[Tuple[Optional[Tensor], ...]]:
-    """The tensors in equally long chunks of rows; None for one that is None."""
+def _chunks(weight1: Tensor, *tensors: Tensor) -> Iterator[Tuple[Tensor, ...]]:
+    """The tensors in equally long chunks of rows."""
+    rows = tensors[0]
     count = round(len(rows) * len(weight1) * weight1.element_size() / CHUNK_BYTES) if rows.is_cpu else 1
     size = max(-(-len(rows) // max(count, 1)), 1)
-    return zip(*(repeat(None) if tensor is None else tensor.split(size) for tensor in (rows, *others)))
+    return zip(*(tensor.split(size) for tensor in tensors))
 
 
 def _layer_norm(rows, weight, bias, eps):
@@ -140,7 +146,7 @@ def _layer_norm(rows, weight, bias, eps):
     return torch.native_layer_norm(rows.to(weight.dtype), rows.shape[1:], weight, bias, eps)
 
 
-def _recompute(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, _):
+def _recompute(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, *_):
     out = plain_norm_mlp(x, norm_weight, norm_bias, ctx.eps, weight1, bias1, weight2, bias2, scale)
     return (out, ), (x, norm_weight, norm_bias, None, weight1, bias1, weight2, bias2, scale)
 
@@ -150,43 +156,44 @@ class NormMLPFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale):
-        channels = x.shape[-1]
-        kept = None if channels <= MAX_RECOMPUTED_CHANNELS else weight1.new_empty(x.numel() // channels, len(weight1))
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, kept)
+        kept: Optional[List[Tensor]] = None if x.shape[-1] <= MAX_RECOMPUTED_CHANNELS else []
+        out = _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept)
+        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, *(kept or ()))
         ctx.eps = eps
-        return _forward(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, kept)
+        return out
 
     @staticmethod
     @twice_differentiable(_recompute)
     def backward(ctx, grad):
-        x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, kept = ctx.saved_tensors
+        x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, *kept = ctx.saved_tensors
         rows = x.reshape(-1, x.shape[-1])
         grad = grad.reshape(rows.shape).to(weight1.dtype)
-        grad_rows, grad_weight1, grad_weight2 = map(torch.empty_like, (rows, weight1, weight2))
-        grad_norm_weight, grad_norm_bias, grad_bias1 = map(torch.zeros_like, (norm_weight, norm_bias, bias1))
-        grad_bias2 = grad.sum(0)
-        weight1_t, beta = weight1.t(), 0.  # the first chunk overwrites, the others are added
-        for inputs, grad_outputs, grad_inputs, hidden in _chunks(weight1, rows, grad, grad_rows, kept):
+        grad_rows = torch.empty_like(rows)
+        grad_norm_weight, grad_norm_bias = map(torch.zeros_like, (norm_weight, norm_bias))
+        wide = torch.promote_types(grad.dtype, torch.float32)  # of what is summed up over many chunks
+        grad_bias1, grad_bias2 = torch.zeros_like(bias1, dtype=wide), grad.sum(0).to(wide)
+        grad_weight1 = grad_weight2 = None
+        for (inputs, grad_outputs, grad_inputs), hidden in zip(_chunks(weight1, rows, grad, grad_rows), kept or repeat(None)):
             normed, mean, rstd = _layer_norm(inputs, norm_weight, norm_bias, ctx.eps)
             inputs, normed = inputs.to(normed.dtype), normed.to(weight1.dtype)
             if hidden is None:
-                hidden = torch.addmm(bias1, normed, weight1_t)
+                hidden = linear(normed, weight1, bias1)
             activations = F.gelu(hidden)
             # as if there were no scale: the scale's gradient follows from it, without the layer's output
-            grad_weight2.addmm_(grad_outputs.t(), activations, beta=beta)
+            grad_weight2 = outer(grad_outputs, activations, grad_weight2)
             if scale is not None:
                 grad_outputs = (grad_outputs * scale).to(grad.dtype)
-            grad_hidden = torch.mm(grad_outputs, weight2, out=activations)  # over what is needed no more: less to keep in the cache
+            # over what is needed no more: less to keep in the cache
+            grad_hidden = linear(grad_outputs, weight2.t(), out=activations)
             torch.ops.aten.gelu_backward.grad_input(grad_hidden, hidden, grad_input=grad_hidden)
-            grad_weight1.addmm_(grad_hidden.t(), normed, beta=beta)
+            grad_weight1 = outer(grad_hidden, normed, grad_weight1)
             grad_bias1 += grad_hidden.sum(0)
-            grad_normed = (grad_hidden @ weight1).to(inputs.dtype)
+            grad_normed = linear(grad_hidden, weight1.t()).to(inputs.dtype)
             part, weight_part, bias_part = torch.ops.aten.native_layer_norm_backward.default(
                 grad_normed, inputs, inputs.shape[1:], mean, rstd, norm_weight, norm_bias, (True, True, True))
             grad_inputs.copy_(part)
             grad_norm_weight += weight_part
             grad_norm_bias += bias_part
-            beta = 1.
         grad_scale = None
         if scale is not None:
             grad_scale = grad_bias2 * bias2
@@ -196,5 +203,5 @@ class NormMLPFunction(torch.autograd.Function):
                 grad_scale[part] += (grad_weight2[part] * weight2[part]).sum(1)
                 grad_weight2[part] *= scale[part, None]
             grad_bias2 *= scale
-        return (grad_rows.view(x.shape), grad_norm_weight, grad_norm_bias, None, grad_weight1, grad_bias1, grad_weight2, grad_bias2,
-                grad_scale)
+        return (grad_rows.view(x.shape), grad_norm_weight, grad_norm_bias, None, grad_weight1.contiguous(), grad_bias1, grad_weight2,
+                grad_bias2, grad_scale)
