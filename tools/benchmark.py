@@ -34,6 +34,7 @@ OPTIONS = dict(
     resolutions=dict(type=int, nargs='+', metavar='R', help='heights and widths of the map of a layer'),
     kernel_size=dict(type=int, metavar='M', help='longer edge of the kernels of a layer'),
     kernel_sizes=dict(type=int, nargs='+', metavar='M', help='longer edges of the kernels of a layer'),
+    shares=dict(type=float, nargs='+', metavar='S', help='of the hidden units to remove'),
     train=dict(action='store_true', help='measure train steps as well'),
     device=dict(choices=['cpu', 'cuda'], help='where'),
     dtype=dict(choices=DTYPES, help='of the tensors in inference, of autocast in training'),

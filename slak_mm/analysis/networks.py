@@ -38,6 +38,12 @@ def slak(arch: dict, **options) -> Classifier:
     return Classifier(backbone, backbone.channels[-1])
 
 
+def without_neurons(arch: dict, share: float) -> Classifier:
+    """A SLaK without ``share`` of the hidden units of each block, as :func:`slak_mm.deploy.compact` leaves one."""
+    hidden = [[max(round((1 - share) * 4 * width), 1)] * depth for width, depth in zip(SLaK(arch).channels, arch['depths'])]
+    return slak(arch, mlp_channels=hidden)
+
+
 def swin(arch: str, size: int) -> Classifier:
     """A classifier on mmpretrain's Swin Transformer, for images of ``size`` x ``size``."""
     from mmpretrain.models import SwinTransformer

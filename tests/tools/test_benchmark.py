@@ -85,6 +85,16 @@ def test_forms(run):
     assert len(with_training['medians']) == 8 and 'naive / decomposed, train step' in with_training['ratios']
 
 
+def test_neurons(run):
+    result = run('neurons', *NETWORK, '--shares', '.5')
+    names = 'all neurons', '50% removed', 'ConvNeXt', 'ConvNeXt channels_last'
+    medians, ratios, figures = result['medians'], result['ratios'], result['figures']
+    assert medians.keys() == {f'{name}, {kind}' for name in names for kind in ('inference', 'train step')} and len(ratios) == 4
+    assert ratios['all neurons / 50% removed, inference'] == medians['all neurons, inference'] / medians['50% removed, inference']
+    for unit in ('GFLOPs', 'million parameters'):
+        assert figures[unit].keys() == set(names) and figures[unit]['50% removed'] < figures[unit]['all neurons']
+
+
 def test_train(run, monkeypatch):
     names = "authors' layout", 'SLaK', 'SLaK with_cp', 'ConvNeXt', 'ConvNeXt channels_last'
     mebibytes = dict(zip(names, (6., 4., 2., 3., 3.)))

@@ -10,7 +10,7 @@ import torch
 from ...errors import InputError
 from .gpu import gpu, markdown
 from .layers import layer, scaling
-from .models import forms, inference, train, upkeep
+from .models import forms, inference, neurons, train, upkeep
 from .result import DTYPES, Result, medians_of
 
 __all__ = ['DTYPES', 'PARTS', 'Result', 'machine', 'markdown', 'measure', 'medians_of']
@@ -21,6 +21,7 @@ PARTS: Dict[str, Tuple[Callable[[SimpleNamespace], Result], dict]] = dict(
     layer=(layer, dict(batch=8, channels=384, resolutions=[16, 32, 64, 128], kernel_size=51, **ON_CPU)),
     inference=(inference, dict(arch='tiny', runs=[(8, 224), (1, 224), (1, 512)], **ON_CPU)),
     forms=(forms, dict(arch='tiny', batch=8, size=224, train=False, **ON_CPU)),
+    neurons=(neurons, dict(arch='tiny', shares=[.4, .53], batch=8, size=224, **ON_CPU)),
     train=(train, dict(arch='tiny', batch=4, size=224, **ON_CPU)),
     scaling=(scaling, dict(batch=1, channels=64, kernel_size=51, kernel_sizes=[7, 13, 31, 51, 71, 101, 151], size=96,
                            resolutions=[32, 64, 128, 256], **ON_CPU)),

@@ -1,4 +1,5 @@
 """Whole networks: inference, train steps, and what dynamic sparsity adds to them."""
+from copy import deepcopy
 from statistics import median
 from types import SimpleNamespace
 from typing import Callable, Dict
@@ -11,10 +12,12 @@ from torch import nn
 from ...models import SLaK
 from ...sparsity import DynamicSparsity
 from .. import networks
+from ..flops import complexity
 from ..networks import BASELINE, CLASSES, CONVNEXT, MERGED, OURS, WITH_CP, TrainStep, inference_case, memory_of_training
 from ..throughput import in_fresh_process, interleaved
 from .result import DTYPES, Result, convnext, drop, medians_of
 
+ALL = 'all neurons'
 INTERVAL = 100  # the paper's number of steps from one adaptation of the masks to the next
 
 
@@ -64,6 +67,28 @@ def forms(args: SimpleNamespace) -> Result:
               for kind in kinds for name in models if name != 'naive'}
     throughput = {name: args.batch / value for name, value in medians.items()}
     return Result(seconds, ratios, {'images/s': throughput, 'million parameters that are not zero': parameters})
+
+
+def neurons(args: SimpleNamespace) -> Result:
+    """hidden units removed and cut out: inference and a train step of what is left, of all, and of ConvNeXt; FLOPs beside them"""
+    arch = SLaK.arch_settings[args.arch]
+    build = networks.builders(arch)
+    models = {ALL: build[OURS](), **{f'{share:.0%} removed': networks.without_neurons(arch, share) for share in args.shares},
+              **{name: build[name]() for name in CONVNEXT}}
+    costs = {name: complexity(deepcopy(model), (args.size, args.size)) for name, model in models.items()}
+    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device, dtype=DTYPES[args.dtype])
+    settings = args.batch, args.size, args.device, DTYPES[args.dtype]
+    # a train step first, as it keeps weights in fp32
+    seconds = interleaved({f'{name}, train step': TrainStep(model, *settings) for name, model in models.items()}, args.repeats)
+    seconds.update(interleaved({f'{name}, inference': inference_case(networks.merged(model) if name not in CONVNEXT else model, images)
+                                for name, model in models.items()}, args.repeats))
+    medians = medians_of(seconds)
+    kinds = 'train step', 'inference'
+    ratios = {f'{ALL} / {name}, {kind}': medians[f'{ALL}, {kind}'] / medians[f'{name}, {kind}']
+              for kind in kinds for name in models if name not in (ALL, *CONVNEXT)}
+    ratios.update({f'{ALL} / ConvNeXt, {kind}': medians[f'{ALL}, {kind}'] / convnext(medians, kind) for kind in kinds})
+    return Result(seconds, ratios, {'GFLOPs': {name: cost.macs / 1e9 for name, cost in costs.items()},
+                                    'million parameters': {name: cost.parameters / 1e6 for name, cost in costs.items()}})
 
 
 def train(args: SimpleNamespace) -> Result:
