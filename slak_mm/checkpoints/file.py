@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..compat import load_weights_only
 from ..errors import UserError
+from .packed import unpack_weights
+from .safetensors import is_safetensors, read_safetensors
 
 ZIP_HEADER = b'PK\x03\x04'  # torch tells its own format from the one before 1.6 by it
 
@@ -52,7 +54,7 @@ def download(url: str) -> str:
 
 
 def load_file(path: str, map_location='cpu') -> dict:
-    """Reads a checkpoint without running anything that it holds.
+    """Reads a checkpoint without running anything that it holds: PyTorch's, packed (:func:`.pack_weights`) or not, or safetensors.
 
     Args:
         path (str): A path or an http(s) URL.
@@ -75,7 +77,8 @@ def load_file(path: str, map_location='cpu') -> dict:
         raise FileNotFoundError(f'{path} is not there. README.md says where the official files are.')
     try:
         fault = archive_fault(path)
-        checkpoint = None if fault else load_weights_only(path, map_location)
+        read = read_safetensors if is_safetensors(path) else load_weights_only
+        checkpoint = None if fault else read(path, map_location)
     except Exception as error:  # torch raises a dozen types for a bad file
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and 'global' in message.lower():
@@ -94,7 +97,11 @@ def load_file(path: str, map_location='cpu') -> dict:
         fault = _tensor_fault(tensor)
         if fault:
             raise CheckpointError(f'{source} is refused: its tensor {name} {fault}. Save it as a plain tensor.')
-    return checkpoint
+    try:
+        return unpack_weights(checkpoint)
+    except ValueError as error:
+        raise CheckpointError(f'{source} cannot be read: its packed weights are damaged ({error}). Copy or download it '
+                              'again.') from None
 
 
 def archive_fault(path: str) -> Optional[str]:

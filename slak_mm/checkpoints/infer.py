@@ -56,12 +56,19 @@ def _infer_config(state_dict, arch_settings) -> dict:
     config['large_kernel'] = forms[0] if len(set(forms)) == 1 else forms
     if 'stages.0.0.gamma' not in state_dict:
         config['layer_scale_init_value'] = 0.
-    hidden = tuple(tuple(len(state_dict[f'stages.{i}.{j}.pwconv1.weight']) for j in range(depth)) for i, depth in enumerate(depths))
+    hidden = tuple(tuple(_hidden_units(state_dict, f'stages.{i}.{j}', width) for j in range(depth))
+                   for i, (depth, width) in enumerate(zip(depths, widths)))
     if any(value != 4 * width for width, values in zip(widths, hidden) for value in values):
         config['mlp_channels'] = hidden + (None, ) * missing
     if not any('.bn.' in name for name in state_dict):
         config['deploy'] = True
     return config
+
+
+def _hidden_units(state_dict, block, width):
+    """Number of hidden units of an MLP; the usual one where its weights do not agree, which is refused by their names."""
+    rows, bias, columns = (tuple(state_dict[f'{block}.{name}'].shape) for name in ('pwconv1.weight', 'pwconv1.bias', 'pwconv2.weight'))
+    return bias[0] if (rows, columns) == ((*bias, width), (width, *bias)) else 4 * width
 
 
 def _read_kernels(shapes):

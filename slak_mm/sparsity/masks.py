@@ -59,7 +59,7 @@ def pack(mask: torch.Tensor) -> torch.Tensor:
 def unpack(packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The inverse of `pack`: a bool tensor of `shape`."""
     bits = (packed[:, None] & torch.tensor(_BITS, dtype=torch.uint8, device=packed.device)) != 0
-    return bits.flatten()[:torch.Size(shape).numel()].view(*shape)
+    return bits.flatten()[:torch.Size(shape).numel()].view(torch.Size(shape))
 
 
 class Masks:
