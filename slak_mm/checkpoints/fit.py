@@ -81,8 +81,8 @@ def _explain(wrong, theirs, backbone) -> str:
                 f"has all, or set out_indices in the backbone's config to stages up to {need['out_indices']}, and heads that fit.")
     lines = [f'\n    {name}={need[name]!r},  # instead of {have.get(name, "the default")!r}' for name in need
              if need[name] != have.get(name)]
-    if 'mlp_channels' in have.keys() - need.keys():
-        lines.append(f"\n    mlp_channels=None,  # instead of {have['mlp_channels']!r}; slak_mm.deploy.compact removes hidden units")
+    lines += [f'\n    {name}=None,  # instead of {have[name]!r}, which slak_mm.deploy.compact leaves'
+              for name in ('mlp_channels', 'filters') if name in have.keys() - need.keys()]
     if have.get('deploy') and not need.get('deploy'):
         lines.append('\n    deploy=False,  # instead of True; merge with switch_to_deploy() (tools/test.py --deploy) after loading')
     if need.get('in_channels') != have.get('in_channels'):

@@ -1,4 +1,5 @@
 """Which SLaK a file holds."""
+from itertools import chain
 from typing import Dict, Optional
 
 from torch import Tensor
@@ -20,7 +21,7 @@ def infer_config(state_dict: Dict[str, Tensor], arch_settings: Optional[dict] = 
         dict: ``out_indices`` (only if the last stages are not there: the last one that is), ``arch``, ``width_factor``,
         ``in_channels``, ``kernel_sizes``, ``small_kernel_size`` (unless naive),
         ``large_kernel`` (a tuple where stages differ), ``layer_scale_init_value`` (only if there is none: 0), ``mlp_channels``
-        (only if they are not 4 times the channels) and ``deploy`` (only if True).
+        (only if they are not 4 times the channels), ``filters`` (only if some are left out) and ``deploy`` (only if True).
 
     Raises:
         CheckpointError: Weights are missing that every SLaK has, or have no such shape.
@@ -60,6 +61,10 @@ def _infer_config(state_dict, arch_settings) -> dict:
                    for i, (depth, width) in enumerate(zip(depths, widths)))
     if any(value != 4 * width for width, values in zip(widths, hidden) for value in values):
         config['mlp_channels'] = hidden + (None, ) * missing
+    filters = tuple(tuple(_filters(state_dict, f'stages.{i}.{j}.large_kernel.') for j in range(depth))
+                    for i, depth in enumerate(depths))
+    if any(chain.from_iterable(filters)):
+        config['filters'] = filters + (None, ) * missing
     if not any('.bn.' in name for name in state_dict):
         config['deploy'] = True
     return config
@@ -69,6 +74,12 @@ def _hidden_units(state_dict, block, width):
     """Number of hidden units of an MLP; the usual one where its weights do not agree, which is refused by their names."""
     rows, bias, columns = (tuple(state_dict[f'{block}.{name}'].shape) for name in ('pwconv1.weight', 'pwconv1.bias', 'pwconv2.weight'))
     return bias[0] if (rows, columns) == ((*bias, width), (width, *bias)) else 4 * width
+
+
+def _filters(state_dict, prefix):
+    """Number of filters of each convolution that has an ``index`` of its channels."""
+    found = {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    return {name[:-len('.index')]: len(value) for name, value in found.items() if name.endswith('.index')}
 
 
 def _read_kernels(shapes):

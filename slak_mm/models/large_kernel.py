@@ -67,10 +67,18 @@ def branch_shapes(form: str, kernel_size: int, small_kernel_size: int) -> Dict[s
 
 
 class DepthwiseConvBN(nn.Module):
-    """Depthwise convolution, then batch norm; one convolution with bias once :meth:`fuse` was called (or ``deploy=True``)."""
+    """Depthwise convolution, then batch norm; one convolution with bias once :meth:`fuse` was called (or ``deploy=True``).
 
-    def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False, dilation: int = 1):
+    With ``filters`` it is of as many channels alone, which a buffer ``index`` (filters,) names; the output's others are zero.
+    """
+
+    index: Optional[Tensor]
+
+    def __init__(self, channels: int, kernel_size: Tuple[int, int], norm_cfg: dict, deploy: bool = False, dilation: int = 1,
+                 filters: Optional[int] = None):
         super().__init__()
+        self.register_buffer('index', None if filters is None else torch.arange(filters))
+        channels = filters or channels
         padding = dilation * (kernel_size[0] // 2), dilation * (kernel_size[1] // 2)
         self.dilation = dilation
         self.conv = nn.Conv2d(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels, bias=deploy)
@@ -78,8 +86,30 @@ class DepthwiseConvBN(nn.Module):
         self.bn: Optional[nn.Module] = None if deploy else build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x if self.bn is None else self.bn(x)
+        out = self.conv(self.pick(x))
+        return self.spread(out if self.bn is None else self.bn(out), x)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """The channels of (N, C, H, W) that have a filter."""
+        return x if self.index is None else x.index_select(1, self.index)
+
+    def spread(self, out: Tensor, x: Tensor) -> Tensor:
+        """The inverse of :meth:`pick`: zeros in the other channels of ``x``."""
+        return out if self.index is None else torch.zeros_like(x, dtype=out.dtype).index_copy(1, self.index, out)
+
+    def keep(self, alive: Tensor) -> None:
+        """Leaves the channels (filters,) that ``alive`` names, sorted, and no others."""
+        self.index = alive if self.index is None else self.index[alive]
+        for layer in (self.conv, self.bn):
+            for name, value in () if layer is None else (*layer.named_parameters(), *layer.named_buffers()):
+                if value.ndim:
+                    part = value.detach()[alive]
+                    setattr(layer, name, nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part)
+        conv, bn = self.conv, self.bn
+        conv.in_channels = conv.out_channels = conv.groups = len(alive)
+        if bn is not None:
+            bn.num_features = len(alive)  # type: ignore[assignment]
+        self.built = settings(conv)
 
     @property
     def is_linear(self) -> bool:
@@ -169,8 +199,8 @@ def conv_bn(x: Tensor, branch: DepthwiseConvBN) -> Tensor:
     """``branch(x)`` by this package's convolution."""
     linear = branch.is_linear
     weight, bias = branch.folded() if linear else (branch.conv.weight, None)
-    x = dilated_conv2d(x, weight, bias, branch.dilation)
-    return x if linear or branch.bn is None else branch.bn(x)
+    out = dilated_conv2d(branch.pick(x), weight, bias, branch.dilation)
+    return branch.spread(out if linear or branch.bn is None else branch.bn(out), x)
 
 
 class LargeKernel(nn.Module):
@@ -187,18 +217,25 @@ class LargeKernel(nn.Module):
         form (str): See :func:`branch_shapes`.
         norm_cfg (dict): Norm after each convolution.
         deploy (bool): Build the merged form that :meth:`switch_to_deploy` makes. Defaults to False.
+        filters (dict, optional): Of a parallel form, the number of filters in each convolution that has not one for each channel.
+            Defaults to None: all have.
 
     Raises:
-        ValueError: Kernels that :func:`branch_shapes` refuses.
+        ValueError: Kernels that :func:`branch_shapes` refuses, or filters of no such convolution, or of too many channels.
     """
 
-    def __init__(self, channels: int, kernel_size: int, small_kernel_size: int, form: str, norm_cfg: dict, deploy: bool = False):
+    def __init__(self, channels: int, kernel_size: int, small_kernel_size: int, form: str, norm_cfg: dict, deploy: bool = False,
+                 filters: Optional[Dict[str, int]] = None):
         super().__init__()
         self.is_parallel = form in PARALLEL_FORMS
-        for name, shape in branch_shapes(form, kernel_size, small_kernel_size).items():
-            if deploy and name == 'small' and self.is_parallel:
+        shapes, filters = branch_shapes(form, kernel_size, small_kernel_size), filters or {}
+        if filters and not self.is_parallel or any(name not in shapes or not 0 < n < channels for name, n in filters.items()):
+            raise ValueError(f'filters={filters!r} must be numbers from 1 to below {channels}, of convolutions among {[*shapes]} in '
+                             f'one of the forms {PARALLEL_FORMS}.')
+        for name, shape in shapes.items():
+            if deploy and name == 'small' and self.is_parallel and not filters:
                 continue
-            conv = DepthwiseConvBN(channels, shape, norm_cfg, deploy, DILATION if name == 'dilated' else 1)
+            conv = DepthwiseConvBN(channels, shape, norm_cfg, deploy, DILATION if name == 'dilated' else 1, filters.get(name))
             branch, _, step = name.partition('.')
             if not step:
                 self.add_module(branch, conv)
@@ -217,7 +254,7 @@ class LargeKernel(nn.Module):
         branches = self.branches
         if is_observed(x) or not all(map(self._may_be_bypassed, branches)):
             return reduce(add, (branch(x) for branch in branches))
-        if not self.is_parallel:
+        if not self.is_parallel or self.has_filters_left_out:
             return reduce(add, (reduce(conv_bn, self._steps(branch), x) for branch in branches))
         if all(branch.is_linear for branch in branches):
             weights, biases = zip(*(branch.folded() for branch in branches))
@@ -225,6 +262,11 @@ class LargeKernel(nn.Module):
             return large_kernel_conv2d(x, weights, reduce(add, present) if present else None)
         outs = large_kernel_branches(x, [branch.conv.weight for branch in branches])
         return reduce(add, (branch.bn(out) for branch, out in zip(branches, outs)))
+
+    @property
+    def has_filters_left_out(self) -> bool:
+        """Whether a convolution has not a filter for each channel."""
+        return any([getattr(branch, 'index', None) is not None for branch in self.branches])
 
     def _steps(self, branch: Any) -> List[Any]:
         """One after the other; only a form that has a sequence may have one."""
@@ -248,7 +290,8 @@ class LargeKernel(nn.Module):
         """Folds each batch norm and, in the parallel forms, adds the small kernel into the centre of the first large one.
 
         Outputs stay equal. A sequence pads its map again before each convolution, so it is no single convolution at the border, and
-        a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias.
+        a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias. So do
+        convolutions without a filter for each channel.
 
         Raises:
             TypeError: A norm is no batch norm, or a convolution was changed or wrapped. Nothing was merged.
@@ -258,7 +301,7 @@ class LargeKernel(nn.Module):
             if isinstance(module, DepthwiseConvBN):
                 module.fuse()
         branch: Any = getattr(self, 'small', None)
-        if not self.is_parallel or branch is None:
+        if not self.is_parallel or branch is None or self.has_filters_left_out:
             return
         small, large = branch.conv, next(other for other in self.branches if other is not branch).conv
         large.weight.data, = merge([large.weight.data, small.weight.data])

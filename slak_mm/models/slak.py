@@ -2,7 +2,7 @@ import math
 import numbers
 from contextlib import contextmanager, nullcontext
 from itertools import chain
-from typing import Any, ContextManager, List, Optional, Sequence, Tuple, Union
+from typing import Any, ContextManager, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -156,6 +156,8 @@ class SLaK(BaseModule):
         with_cp (bool): Recompute each block in backward to save memory. Defaults to False.
         mlp_channels (Sequence, optional): Of each stage the number of hidden units in each of its blocks' MLPs; None for a stage whose
             blocks have 4 times its channels. :func:`slak_mm.deploy.compact` leaves other numbers. Defaults to None: no stage has.
+        filters (Sequence, optional): Of each stage, for each of its blocks, a dict of convolutions to their number of filters, if that
+            is not one for each channel, as ``dict(tall=60)``; None for a stage whose blocks have all. Defaults to None: all stages do.
         deploy (bool): Build the merged form of :meth:`switch_to_deploy`, to load a file that was saved in it. Defaults to False.
         init_cfg (dict | list[dict], optional): With ``dict(type='Pretrained', checkpoint=PATH_OR_URL[, prefix=...][, key=...])``
             official, downstream, converted and mmengine files all load. Defaults to None: truncated normal, std .02.
@@ -192,6 +194,7 @@ class SLaK(BaseModule):
                  gap_before_final_norm: bool = True,
                  with_cp: bool = False,
                  mlp_channels: Optional[Sequence[Optional[Sequence[int]]]] = None,
+                 filters: Optional[Sequence[Optional[Sequence[Dict[str, int]]]]] = None,
                  deploy: bool = False,
                  init_cfg: Optional[Union[dict, List[dict]]] = None):
         super().__init__(init_cfg=init_cfg or [dict(cfg) for cfg in INIT_CFG])
@@ -220,7 +223,11 @@ class SLaK(BaseModule):
             raise ValueError(f'frozen_stages must be an integer from 0 (none) to {num_stages} (all), got {frozen_stages!r}.')
         self.frozen_stages = frozen_stages
         self.gap_before_final_norm = gap_before_final_norm
-        self.mlp_channels = self._parse_mlp_channels(_plain(mlp_channels))
+        hidden = self._per_block('mlp_channels', mlp_channels, [4 * width for width in self.channels])
+        for value in chain.from_iterable(hidden):
+            _check_number('a number in mlp_channels', value, numbers.Integral, 1)
+        self.mlp_channels: Tuple[Tuple[int, ...], ...] = hidden
+        self.filters: Tuple[Tuple[Dict[str, int], ...], ...] = self._per_block('filters', filters, [{} for _ in self.channels])
 
         drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(self.depths)).tolist())
         self.downsample_layers = nn.ModuleList()
@@ -236,11 +243,11 @@ class SLaK(BaseModule):
             self.stages.append(
                 nn.Sequential(*(SLaKBlock(
                     width,
-                    LargeKernel(width, kernel_sizes[i], small_kernel_size, forms[i], norm_cfg, deploy),
+                    LargeKernel(width, kernel_sizes[i], small_kernel_size, forms[i], norm_cfg, deploy, kept),
                     drop_path_rate=next(drop_path_rates),
                     layer_scale_init_value=layer_scale_init_value,
                     with_cp=with_cp,
-                    mlp_channels=hidden) for hidden in self.mlp_channels[i])))
+                    mlp_channels=hidden) for hidden, kept in zip(self.mlp_channels[i], self.filters[i]))))
             if i in self.out_indices:
                 self.add_module(f'norm{i}', LayerNorm2d(width, eps=1e-6))
             previous = width
@@ -268,20 +275,20 @@ class SLaK(BaseModule):
             raise ValueError(f'out_indices must be stages from {-num_stages} to {num_stages - 1}, got {out_indices!r}.')
         return tuple(index % num_stages for index in indices)
 
-    def _parse_mlp_channels(self, mlp_channels: Any) -> Tuple[Tuple[int, ...], ...]:
-        if mlp_channels is None:
-            mlp_channels = (None, ) * len(self.depths)
-        if not isinstance(mlp_channels, (list, tuple)) or len(mlp_channels) != len(self.depths):
-            raise ValueError(f'mlp_channels must hold one entry for each of the {len(self.depths)} stages, got {mlp_channels!r}.')
-        widths = []
-        for depth, channels, hidden in zip(self.depths, self.channels, mlp_channels):
-            hidden = (4 * channels, ) * depth if hidden is None else hidden
-            if not isinstance(hidden, (list, tuple)) or len(hidden) != depth:
-                raise ValueError(f'mlp_channels of a stage of {depth} blocks must be {depth} numbers, or None, got {hidden!r}.')
-            for value in hidden:
-                _check_number('a number in mlp_channels', value, numbers.Integral, 1)
-            widths.append(tuple(hidden))
-        return tuple(widths)
+    def _per_block(self, name: str, values: Any, defaults: Sequence[Any]) -> Tuple[Tuple[Any, ...], ...]:
+        """An argument that holds, for each stage, a value for each block, or None: the stage's default."""
+        values = (None, ) * len(self.depths) if values is None else _plain(values)
+        if not isinstance(values, (list, tuple)) or len(values) != len(self.depths):
+            raise ValueError(f'{name} must hold one entry for each of the {len(self.depths)} stages, got {values!r}.')
+        found = []
+        for depth, stage, default in zip(self.depths, values, defaults):
+            stage = (default, ) * depth if stage is None else stage
+            if not isinstance(stage, (list, tuple)) or len(stage) != depth or any(type(default) is dict and not isinstance(value, dict)
+                                                                                  for value in stage):
+                raise ValueError(f'{name} of a stage of {depth} blocks must be {depth} '
+                                 f'{"dicts" if type(default) is dict else "numbers"}, or None, got {stage!r}.')
+            found.append(tuple(stage))
+        return tuple(found)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Computes the feature maps.

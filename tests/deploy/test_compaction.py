@@ -53,12 +53,48 @@ def outputs(model, dtype=torch.float32):
 def test_outputs_and_gradients_stay(dtype, tolerance, training):
     model = prune(slak(gap_before_final_norm=False, out_indices=(0, 1, 2, 3))).to(dtype).train(training)
     expected = outputs(model, dtype)
-    assert compact(model) == {'': LEFT} and model.mlp_channels == LEFT
+    assert compact(model) == {'': dict(mlp_channels=LEFT)} and model.mlp_channels == LEFT
     for a, b in zip(outputs(model, dtype), expected):
         assert (a - b).abs().max() <= tolerance * max(1, b.abs().max())
     sum(out.square().mean() for out in model(torch.randn(2, 3, 64, 64, dtype=dtype))).backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
-    assert compact(model) == {'': LEFT}  # there is nothing left to cut
+    assert compact(model) == {'': dict(mlp_channels=LEFT)}  # there is nothing left to cut
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize('form', ['decomposed', 'reparam'])
+def test_filters_are_cut_out(dtype, tolerance, form):
+    model = prune(slak(gap_before_final_norm=False, large_kernel=form), granularity=dict(neuron=.4, filter=.5)).to(dtype).eval()
+    expected = outputs(model, dtype)[0]
+    kept = sum(int((p != 0).flatten(1).any(1).sum()) for name, p in model.named_parameters() if 'large_kernel' in name and p.ndim == 4)
+    arguments = compact(model)['']
+    assert arguments.keys() == {'mlp_channels', 'filters'} and len(arguments['filters'][2]) == 2
+    left = sum(len(p) for name, p in model.named_parameters() if 'large_kernel' in name and p.ndim == 4)
+    assert kept <= left <= kept + 71 // 2  # channels without any filter keep one
+    assert (outputs(model, dtype)[0] - expected).abs().max() <= tolerance * max(1, expected.abs().max())
+    state = model.state_dict()
+    again = SLaK(**inspect({f'backbone.{name}': value for name, value in state.items()})[1], gap_before_final_norm=False).to(dtype)
+    again.load_state_dict(state)
+    assert torch.equal(outputs(again.eval(), dtype)[0], outputs(model, dtype)[0])
+    again.train()
+    again(torch.randn(2, 3, 64, 64, dtype=dtype))[0].square().mean().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in again.parameters())
+    merge_model(model)
+    assert (outputs(model, dtype)[0] - expected).abs().max() <= 10 * tolerance * max(1, expected.abs().max())
+    merged = SLaK(**inspect({f'backbone.{name}': value for name, value in model.state_dict().items()})[1], gap_before_final_norm=False)
+    merged.to(dtype).eval().load_state_dict(model.state_dict())
+    assert torch.equal(outputs(merged, dtype)[0], outputs(model, dtype)[0])
+    before = model.state_dict()
+    compact(model)
+    assert before.keys() == model.state_dict().keys()
+
+
+def test_filters_out_of_range():
+    for filters in ([dict(tall=10)], [dict(tall=0)], [dict(full=3)]):
+        with pytest.raises(ValueError, match='must be numbers from 1 to below 10'):
+            slak(filters=[filters, None, None, None])
+    with pytest.raises(ValueError, match='must be 1 dicts, or None'):
+        slak(filters=[[3], None, None, None])
 
 
 def test_what_is_left_is_an_ordinary_slak():
@@ -88,12 +124,12 @@ def test_which_units_go():
         first.weight[2] = 0  # a constant, which is used
     first.weight.requires_grad = False
     third = first.weight[2:].clone()
-    assert compact(model)[''] == ((38, ), (60, ), (80, 80), (104, ))
+    assert compact(model)['']['mlp_channels'] == ((38, ), (60, ), (80, 80), (104, ))
     assert torch.equal(first.weight, third) and first.out_features == second.in_features == 38
     assert not first.weight.requires_grad and second.weight.requires_grad
     with torch.no_grad():
         second.weight.zero_()
-    assert compact(model)[''][0] == (1, )
+    assert compact(model)['']['mlp_channels'][0] == (1, )
 
 
 def test_stages_that_are_not_built():
@@ -162,9 +198,9 @@ def test_the_tool_in_each_library(request, tmp_path, monkeypatch, name):
 @pytest.mark.slow
 def test_through_onnx():
     from slak_mm.deploy.export import export
-    model = prune(slak()).eval()
+    model = prune(slak(), granularity=dict(neuron=.4, filter=.4)).eval()
     expected = outputs(model)[0]
-    compact(model)
+    assert compact(model)[''].keys() == {'mlp_channels', 'filters'}
     merge_model(model)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     content = export(model, images, ['stage3']).SerializeToString()
