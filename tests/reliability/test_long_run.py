@@ -6,7 +6,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from micro_configs import MICRO
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from slak_mm import SLaK
 
 STEPS, EVERY = 2000, 50
+ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 12, 16, 20))
 
 
 class Images(Dataset):
@@ -32,7 +32,7 @@ class Classifier(BaseModel):
 
     def __init__(self):
         super().__init__()
-        self.backbone = SLaK(**dict(MICRO, out_indices=-1, gap_before_final_norm=True), norm_cfg=dict(type='BN'), drop_path_rate=.1)
+        self.backbone = SLaK(ARCH, norm_cfg=dict(type='BN'), drop_path_rate=.1)
         self.head = nn.Linear(26, 4)
 
     def forward(self, images, labels, mode='loss'):

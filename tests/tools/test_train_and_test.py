@@ -204,12 +204,18 @@ def test_convert_checkpoint(official_path, tmp_path):
     assert torch.load(tmp_path / 'twice.pth', weights_only=True)['state_dict'].keys() == converted.keys()
 
 
-@pytest.mark.parametrize('name, iters', [('t_160k', 2), ('s_160k', 1), ('b_160k', 1), ('t_80k', 1)])
-def test_the_full_configs(name, iters, tmp_path):
-    data = tmp_path / 'data'
+@pytest.mark.parametrize('name, full', [('t_160k', True), ('s_160k', False), ('b_160k', True), ('t_80k', False)])
+def test_each_config(name, full, tmp_path):
+    """T and B in full size; S and the other schedule of T with a micro backbone."""
+    data, iters = tmp_path / 'data', 2 if name == 't_160k' else 1
     write_ade20k(data, ToySpec(num_train=2, num_val=1, size=(64, 80)))
     config = ROOT / f'configs/upernet_slak_{name}_ade20k.py'
+    if not full:
+        text, config = MICRO_CONFIG.format(base=str(config)), tmp_path / 'micro.py'
+        config.write_text(text)
     small = [f'{split}_dataloader.dataset.pipeline.1.scale=(80,64)' for split in ('val', 'test')]
+    if name == 's_160k':  # which says how many layers decay
+        small.append('optim_wrapper.paramwise_cfg.num_layers=6')
     log = tool('train.py', config, '--work-dir', tmp_path, '--from-scratch', *options(data, iters), *small)
     assert 'mIoU' in log and (tmp_path / f'iter_{iters}.pth').exists()
     if name == 't_160k':
