@@ -3,6 +3,7 @@ import re
 from itertools import chain
 from typing import Dict
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -69,6 +70,15 @@ def adapt_state_dict(state_dict: Dict[str, Tensor], prefix: str, backbone) -> No
     wrong += [name for name in theirs if name in own and _OUTPUT_NORM.match(name) and own[name] != theirs[name].shape]
     if wrong:
         raise CheckpointError(f'The file does not fit the backbone; nothing was loaded. {_explain(wrong, theirs, backbone)}')
+    for name, value in theirs.items():
+        block, inside, _ = name.partition('.large_kernel.')
+        if inside and name.endswith('.index') and not _names_channels(value, len(theirs[f'{block}.norm.weight'])):
+            raise CheckpointError(f'{prefix + name} does not name channels, from 0 on and each once. Nothing was loaded. Take another '
+                                  'checkpoint.')
+
+
+def _names_channels(index: Tensor, channels: int) -> bool:
+    return index.dtype == torch.int64 and bool((index[1:] > index[:-1]).all()) and 0 <= int(index[0]) <= int(index[-1]) < channels
 
 
 def _explain(wrong, theirs, backbone) -> str:

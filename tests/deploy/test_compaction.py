@@ -89,6 +89,17 @@ def test_filters_are_cut_out(dtype, tolerance, form):
     assert before.keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize('change', [
+    lambda i: i + 100, lambda i: i - 1 - i[0], lambda i: i.flip(0), lambda i: i * 0, lambda i: i.float()])
+def test_a_file_whose_filters_are_of_no_channels(change):
+    model = prune(slak(), granularity='filter')
+    compact(model)
+    state = model.state_dict()
+    model.load_state_dict(state)
+    with pytest.raises(CheckpointError, match='tall.index does not name channels'):
+        model.load_state_dict({**state, 'stages.0.0.large_kernel.tall.index': change(state['stages.0.0.large_kernel.tall.index'])})
+
+
 def test_filters_out_of_range():
     for filters in ([dict(tall=10)], [dict(tall=0)], [dict(full=3)]):
         with pytest.raises(ValueError, match='must be numbers from 1 to below 10'):
