@@ -106,7 +106,7 @@ def own(shapes: Mapping[str, torch.Size], sparsity: Mapping[str, float]) -> dict
 
 def allocate(
     shapes: Mapping[str, torch.Size], sparsity: float | Mapping[str, float], init: str,
-    scores: Mapping[str, torch.Tensor] | None = None, layers: Mapping[str, torch.Size] | None = None,
+    scores: Mapping[str, torch.Tensor] | None = None, ratios: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """How many weights, or units, each layer keeps.
 
@@ -115,16 +115,36 @@ def allocate(
         sparsity: share of all that is masked; or targets, see `own`, and then `init` is not used.
         init: 'snip', 'erk' or 'uniform'.
         scores: for 'snip'.
-        layers: for 'erk' of units, the shape of each one's layer.
+        ratios: densities are in proportion to these, whatever `init` is; see `unit_ratios`.
     """
     if isinstance(sparsity, Mapping):
         return own(shapes, sparsity)
+    if ratios is not None:
+        return _proportional(shapes, 1 - sparsity, ratios)
     if init == 'snip':
         assert scores is not None
         return snip(scores, 1 - sparsity)
-    if init == 'erk':
-        return _proportional(shapes, 1 - sparsity, {name: _erk_ratio(shape) for name, shape in (layers or shapes).items()})
-    return uniform(shapes, 1 - sparsity)
+    return {'erk': erk, 'uniform': uniform}[init](shapes, 1 - sparsity)
+
+
+def unit_ratios(
+    layers: Mapping[str, Mapping[str, torch.Size]], sparsity: float, init: str, scores: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, float]:
+    """How dense groups of units are, in proportion to each other.
+
+    By 'snip', as the weights in them would be if single ones were masked. (Means of scores over units hardly differ within a layer:
+    the highest of all would be those of a few whole layers, and others would be emptied.)
+
+    Args:
+        layers: of each group, names and shapes of its weights; the first is the layer that 'erk' goes by.
+        sparsity, init, scores: as for `allocate`.
+    """
+    if init == 'snip':
+        assert scores is not None
+        counts = snip({name: scores[name] for shapes in layers.values() for name in shapes}, 1 - sparsity)
+        return {group: sum(counts[name] for name in shapes) / sum(shape.numel() for shape in shapes.values())
+                for group, shapes in layers.items()}
+    return {group: _erk_ratio(next(iter(shapes.values()))) if init == 'erk' else 1. for group, shapes in layers.items()}
 
 
 def unscored(scores: Mapping[str, torch.Tensor]) -> list[str]:

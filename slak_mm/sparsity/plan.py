@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .allocation import allocate, draw, from_weights, unscored
+from .allocation import allocate, draw, from_weights, unit_ratios, unscored
 from .criteria import SCORES
 from .masks import maskable
 from .pattern import Pattern
@@ -148,9 +148,11 @@ class Plan:
         for kind, target in self.targets.items():
             own = {name: size for name, size in sizes.items() if self.units.groups[name].kind == kind}
             if own:
-                layers = {name: self.params[self.units.groups[name].parts[0][0]].shape for name in own}
-                ranks = None if scores is None else {name: self.units.mean(name, scores) for name in own}
-                kept.update(allocate(own, target, self.config['init'], ranks, layers))
+                layers = {name: {param: self.params[param].shape for param, _ in self.units.groups[name].parts
+                                 if self.params[param].ndim > 1} for name in own}
+                init = self.config['init']
+                ratios = None if isinstance(target, Mapping) else unit_ratios(layers, target, init, scores)
+                kept.update(allocate(own, target, init, ratios=ratios))
         return kept
 
     def _draw_alive(self, sizes, kept) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from units_helpers import MLP, Net, assert_whole, build, train
 
 from slak_mm.compat import load_weights_only
 from slak_mm.models import SLaK
+from slak_mm.sparsity import snip
 from slak_mm.sparsity.units import filters, neurons
 
 pytestmark = pytest.mark.filterwarnings('error')
@@ -156,16 +157,19 @@ def test_a_run_broken_at_any_step_and_resumed_equals_the_unbroken_one(broken_at,
 
 # --- how many --------------------------------------------------------------------------------------
 
-def test_snip_keeps_the_neurons_of_the_highest_scores():
+def test_snip_gives_neurons_the_densities_of_their_weights():
     model = Net()
     sparsity, _ = build(model, init='snip', granularity='neuron')
-    gradients = {name: torch.full_like(p, 100. if name.startswith('mlp') else 1.) for name, p in model.named_parameters()}
-    with torch.no_grad():
-        for p in model.parameters():
-            p.fill_(1.)
+    gradients = {name: torch.rand_like(p) * (100 if name.startswith('mlp') else 1) for name, p in model.named_parameters()}
     sparsity.initialize(gradients)
-    assert sparsity.units.counts() == {'block.conv1': 1, 'block.conv2': 1, 'mlp.pwconv1': 20}
-    assert sparsity.needs_gradients and 'mlp.pwconv1' not in sparsity.units.alive
+    parts = {name: [param for param, _ in group.parts if model.get_parameter(param).ndim > 1]
+             for name, group in sparsity.units.groups.items()}
+    counts = snip({param: (gradients[param] * model.get_parameter(param)).abs() for own in parts.values() for param in own}, .6)
+    shares = {name: sum(counts[param] for param in own) / sum(model.get_parameter(param).numel() for param in own)
+              for name, own in parts.items()}
+    kept, sizes = sparsity.units.counts(), {name: sparsity.units.size(name) for name in parts}
+    assert sparsity.needs_gradients and sum(kept.values()) == round(.6 * 36) and shares['mlp.pwconv1'] > 1.2 * shares['block.conv2']
+    assert kept['mlp.pwconv1'] / sizes['mlp.pwconv1'] > kept['block.conv2'] / sizes['block.conv2'] > 0 and kept['block.conv1'] > 0
 
 
 def test_targets_of_ones_own():
