@@ -67,6 +67,7 @@ def load_file(path: str, map_location='cpu') -> dict:
         FileNotFoundError: No such file.
         CheckpointError: It is not a checkpoint, is cut short or damaged, asks to run code, unpacks to more than its own size, or holds
             a tensor that is larger than its data, sparse, quantized or without data.
+        UserError: It is safetensors, and that package is not installed.
     """
     source = path
     if path.startswith(('http://', 'https://')):
@@ -79,6 +80,8 @@ def load_file(path: str, map_location='cpu') -> dict:
         fault = archive_fault(path)
         read = read_safetensors if is_safetensors(path) else load_weights_only
         checkpoint = None if fault else read(path, map_location)
+    except UserError:
+        raise
     except Exception as error:  # torch raises a dozen types for a bad file
         message = str(error)
         if isinstance(error, pickle.UnpicklingError) and 'global' in message.lower():
@@ -86,7 +89,7 @@ def load_file(path: str, map_location='cpu') -> dict:
             raise CheckpointError(
                 f'{source} is refused: besides weights it holds code or objects{f" ({found[1]})" if found else ""} that would run on '
                 'loading. Nothing was run. If you trust its author, save its state_dict alone and load that.') from None
-        raise CheckpointError(f'{source} cannot be read: it is cut short or is not a PyTorch checkpoint '
+        raise CheckpointError(f'{source} cannot be read: it is cut short or is not a checkpoint '
                               f'({type(error).__name__}: {message.splitlines()[0] if message else "no details"}). '
                               'Compare its size with the original and copy or download it again.') from None
     if fault:

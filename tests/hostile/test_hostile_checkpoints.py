@@ -156,8 +156,8 @@ OBJECTS = {
 NESTED = b'\x80\x02}X\x01\0\0\0a' + b']' * 10**5 + b'a' * (10**5 - 1) + b's.'  # {'a': [[[ ... ]]]}
 CONTENTS = {
     'empty': (lambda content: b'', 'cut short'),
-    'text': (lambda content: b'<!DOCTYPE html><title>404 Not Found</title>', 'is not a PyTorch checkpoint'),
-    'zeros': (lambda content: bytes(len(content)), 'is not a PyTorch checkpoint'),
+    'text': (lambda content: b'<!DOCTYPE html><title>404 Not Found</title>', 'is not a checkpoint'),
+    'zeros': (lambda content: bytes(len(content)), 'is not a checkpoint'),
     'half': (lambda content: content[:len(content) // 2], 'cut short'),
     'a byte short': (lambda content: content[:-1], 'cannot be read'),
     'a bit flipped in the first third': (lambda content: flip(content, .3), 'checksum'),
