@@ -1,15 +1,18 @@
 """Half precision on any device: a whole model under autocast, and on a CPU what bfloat16 needs there."""
 import logging
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import torch
 from mmengine.logging import print_log
 from mmengine.runner.amp import autocast
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+
+from ..errors import UserError
 
 HALF = torch.bfloat16, torch.float16
 CPUINFO = Path('/proc/cpuinfo')
@@ -30,10 +33,26 @@ def autocast_forward(model: nn.Module) -> None:
 
     @wraps(forward)
     def run(*args, **kwargs):
-        with autocast(device):
+        with autocast_cpu() if device == 'cpu' else autocast(device):
             return as_float(forward(*args, **kwargs))
 
     model.forward = run  # type: ignore[method-assign]
+
+
+@contextmanager
+def autocast_cpu() -> Iterator[None]:
+    """Autocast to bfloat16 on a CPU.
+
+    Raises:
+        UserError: An operator in it has no bfloat16; the message names it.
+    """
+    try:
+        with torch.autocast('cpu', torch.bfloat16):
+            yield
+    except RuntimeError as error:
+        if 'bfloat16' not in str(error).lower():
+            raise
+        raise UserError(f'This model does not run in bfloat16: {error}. Leave out --amp (or AmpOptimWrapper in the config).') from error
 
 
 def as_float(value: Any) -> Any:
@@ -67,17 +86,36 @@ def prepare_cpu_bf16() -> None:
 
 
 def _take_bf16(function: Any) -> None:
-    """Hands float32 to a function of mmcv instead of bfloat16, which none of its operators for CPUs knows."""
-    forward = function.forward
+    """Has a function of mmcv take and return bfloat16, as others do on a GPU; none of its operators for CPUs knows more than float32.
 
-    def cast(value: Any) -> Any:
-        return value.float() if isinstance(value, Tensor) and value.is_cpu and value.dtype == torch.bfloat16 else value
+    Its outputs are of its first argument's type: mmdet writes those of RoIAlign into a tensor of it.
+    """
+    forward, backward = function.forward, function.backward
 
     @wraps(forward)
     def run(ctx, *args, **kwargs):
-        return forward(ctx, *map(cast, args), **{key: cast(value) for key, value in kwargs.items()})
+        out = forward(ctx, *map(_from_bf16, args), **{key: _from_bf16(value) for key, value in kwargs.items()})
+        return _to_bf16(out) if _is_bf16(args[0]) else out
 
-    function.forward = staticmethod(run)
+    @wraps(backward)
+    def run_backward(ctx, *grads):
+        return backward(ctx, *map(_from_bf16, grads))
+
+    function.forward, function.backward = staticmethod(run), staticmethod(run_backward)
+
+
+def _is_bf16(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_cpu and value.dtype == torch.bfloat16
+
+
+def _from_bf16(value: Any) -> Any:
+    return value.float() if _is_bf16(value) else value
+
+
+def _to_bf16(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_to_bf16, value))
+    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def has_bf16_instructions() -> Optional[bool]:

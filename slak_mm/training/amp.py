@@ -10,7 +10,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from torch import nn
 
-from ..models.precision import prepare_cpu_bf16
+from ..models.precision import autocast_cpu, prepare_cpu_bf16
 from ..registry import OPTIM_WRAPPERS, class_of, register
 
 
@@ -31,7 +31,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """As in ``OptimWrapper``, with autocast to bfloat16."""
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+        with super().optim_context(model), autocast_cpu():
             yield
 
 
