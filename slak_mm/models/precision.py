@@ -52,7 +52,7 @@ def autocast_cpu() -> Iterator[None]:
     except RuntimeError as error:
         if 'bfloat16' not in str(error).lower():
             raise
-        raise UserError(f'This model does not run in bfloat16: {error}. Leave out --amp (or AmpOptimWrapper in the config).') from error
+        raise UserError(f'This model does not run in bfloat16: {error}. Leave out --amp (AmpOptimWrapper in a config).') from error
 
 
 def as_float(value: Any) -> Any:
