@@ -55,15 +55,16 @@ def test_operators_of_mmcv_take_and_return_bfloat16():
     assert kept.tolist() == [2, 1]
 
 
-def test_few_channels_under_a_wide_kernel():
+@pytest.mark.parametrize('size', [(5, 51), (31, 31)])
+def test_few_channels_under_a_wide_kernel(size):
     """oneDNN's own bfloat16 kernel does not end here."""
-    x, weight = torch.randn(1, 10, 32, 32), torch.randn(10, 1, 5, 51)
+    x, weight = torch.randn(1, 10, 32, 32), torch.randn(10, 1, *size)
     expected, = large_kernel_branches(x, [weight])
     with autocast_cpu():
         out, = large_kernel_branches(x, [weight.requires_grad_()])
     out.sum().backward()
     assert out.dtype == torch.bfloat16 and weight.grad.isfinite().all()
-    torch.testing.assert_close(out.float(), expected, rtol=.05, atol=.2)
+    torch.testing.assert_close(out.float(), expected, rtol=.05, atol=.5)
 
 
 @pytest.mark.parametrize('flags, supported', [('fpu avx512f avx512_bf16', True), ('fpu avx2 avx512f', False),

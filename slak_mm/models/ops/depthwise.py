@@ -81,8 +81,12 @@ def autocast_dtype(device: str) -> Optional[torch.dtype]:
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """torch's depthwise convolution with odd kernels, padded to keep the size."""
-    if (x.dtype == torch.bfloat16 and x.is_cpu and weight.shape[3] // 2 > MAX_FAST_PADDING
-            and len(weight) <= MAX_CHANNELS_OF_ENDLESS_BF16):
+    (kh, kw), is_wide_bf16 = weight.shape[2:], x.dtype == torch.bfloat16 and x.is_cpu and weight.shape[3] // 2 > MAX_FAST_PADDING
+    if is_wide_bf16 and kw > kh:  # a tall one on the transposed map takes less, with the copies
+        layout = torch.channels_last
+        out = conv2d_same(x.transpose(2, 3).contiguous(memory_format=layout), weight.transpose(2, 3), bias)
+        return out.transpose(2, 3).contiguous(memory_format=layout)
+    if is_wide_bf16 and len(weight) <= MAX_CHANNELS_OF_ENDLESS_BF16:
         with torch.autocast('cpu', enabled=False):
             return conv2d_same(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=weight.shape[0])
