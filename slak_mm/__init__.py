@@ -4,11 +4,11 @@ from .checkpoints import PretrainedInit
 from .implicit_gemm import provide_implicit_gemm
 from .models import SLaK
 from .reliability import CheckInvalidLossHook, CheckpointHook, ExactResumeHook
-from .training import LayerDecayOptimWrapperConstructor, SparseExponentialMovingAverage, SparsityHook
+from .training import CPUAmpOptimWrapper, LayerDecayOptimWrapperConstructor, SparseExponentialMovingAverage, SparsityHook
 from .zoo import get_model, list_models
 
 __version__ = '0.1.0'
 __all__ = [
-    'CheckInvalidLossHook', 'CheckpointHook', 'ExactResumeHook', 'LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK',
-    'SparseExponentialMovingAverage', 'SparsityHook', 'get_model', 'list_models', 'provide_implicit_gemm'
+    'CPUAmpOptimWrapper', 'CheckInvalidLossHook', 'CheckpointHook', 'ExactResumeHook', 'LayerDecayOptimWrapperConstructor',
+    'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'get_model', 'list_models', 'provide_implicit_gemm'
 ]

@@ -9,14 +9,19 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry, init_default_scope
 
-__all__ = ['HOOKS', 'LIBRARIES', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'class_of', 'enter_scope', 'is_a', 'library_of', 'register']
+__all__ = [
+    'HOOKS', 'LIBRARIES', 'MODELS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'class_of', 'enter_scope', 'is_a', 'library_of',
+    'register'
+]
 
 LIBRARIES = 'mmpretrain', 'mmdet', 'mmseg'
 T = TypeVar('T', bound=type)
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='slak_mm', locations=['slak_mm'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='slak_mm', locations=['slak_mm'])
+OPTIM_WRAPPERS = Registry('optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='slak_mm', locations=['slak_mm'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, scope='slak_mm', locations=['slak_mm'])
 

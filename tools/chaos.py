@@ -28,6 +28,7 @@ def parse_args(argv=None):
     parser.add_argument('--seed', type=int, default=0, help='of the moments; defaults to 0')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/chaos'),
                         help='an empty or new folder, for both runs; defaults to work_dirs/chaos')
+    parser.add_argument('--amp', action='store_true', help="as tools/train.py's")
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help="as tools/train.py's")
     return parser.parse_args(argv)
 
@@ -45,7 +46,7 @@ def main(argv=None):
     used_late = 'torch._dynamo', 'torch.utils.cpp_extension'  # imported while a training runs: seconds of each start
     context.set_forkserver_preload(['train', *used_late, *(f'{scope}.{part}' for part in ('models', 'datasets', 'evaluation',
                                                                                           'visualization'))])
-    argv = [args.config, *(['--cfg-options', *args.cfg_options] if args.cfg_options else [])]
+    argv = [args.config, *['--amp'] * args.amp, *(['--cfg-options', *args.cfg_options] if args.cfg_options else [])]
 
     console = Console(stderr=True)
     unbroken = Training(start, argv, args.work_dir / 'unbroken', context)

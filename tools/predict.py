@@ -18,6 +18,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder for the pictures')
     parser.add_argument('--device', help='defaults to a GPU if there is one')
     parser.add_argument('--score-thr', type=float, default=.3, help='least score of a box that is drawn')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: fp16 on a GPU, bf16 on a CPU')
     common.add_cfg_options(parser)
     return parser.parse_args(argv)
 
@@ -27,7 +28,7 @@ def main(argv=None):
     cfg = common.load_config(args)
     load = image_loader(cfg)
     images = find_images(args.images, load)
-    inferencer = build_inferencer(cfg, args.checkpoint, args.device)
+    inferencer = build_inferencer(cfg, args.checkpoint, args.device, args.amp)
     for image, result in zip(images, predict(inferencer, cfg, images, str(args.out), load, args.score_thr)):
         print(f'{image}: class {result.get("pred_class", result["pred_label"])}, score {result["pred_score"]:.3f}')
     print(f'Pictures: {args.out}')

@@ -23,6 +23,7 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', help='path or URL; of a checkpoint with EMA, the averaged weights are used')
     parser.add_argument('out', help='file to write: the weights with their new statistics, for tools/test.py and fine-tuning')
     parser.add_argument('--num-iters', type=int, help='batches to use; defaults to the whole epoch')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: fp16 on a GPU, bf16 on a CPU')
     common.add_cfg_options(parser)
     return parser.parse_args(argv)
 
@@ -42,7 +43,7 @@ def main(argv=None):
     model.load_state_dict(checkpoint['state_dict'], strict=False)
     # as a Runner does: some heads compute another loss in later epochs
     MessageHub.get_current_instance().update_info('epoch', checkpoint.get('meta', {}).get('epoch', 0))
-    num_iters = recalibrate(model, loader, args.num_iters)
+    num_iters = recalibrate(model, loader, args.num_iters, args.amp)
     kept = {key: checkpoint[key] for key in ('meta', 'message_hub') if key in checkpoint}
     if 'message_hub' in kept:  # an inferencer that is given no config runs this one
         kept['message_hub']['runtime_info']['cfg'] = cfg.pretty_text

@@ -21,6 +21,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', metavar='FILE.pkl', help='also write the predictions to this file')
     parser.add_argument('--show-dir', help='also paint the predictions over the images, into this folder')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation: the config's, or flipping")
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: fp16 on a GPU, bf16 on a CPU')
     parser.add_argument('--deploy', action='store_true', help='merge the large kernels first (same results, faster)')
     return parser.parse_args(argv)
 
@@ -41,7 +42,7 @@ def main(argv=None):
             cfg.pop('runner_type', None)  # a checkpoint is tested in one piece
         with quiet_console() if args.quiet else nullcontext():
             runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        runner.register_hook(PrepareModelHook(args.deploy))
+        runner.register_hook(PrepareModelHook(args.deploy, args.amp))
         runner.register_hook(setup)
         if args.show_dir:
             runner.register_hook(ShowAsReadHook())

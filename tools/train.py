@@ -9,6 +9,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from slak_mm.checkpoints import STEMS, source
 from slak_mm.checks import Setup
 from slak_mm.reliability.options import set_reliable_hooks, set_resume
+from slak_mm.training.amp import prepare_cpu_amp
 from slak_mm.training.console import quiet_console
 from slak_mm.training.distributed import prepare_cpu_launch
 from slak_mm.training.options import set_amp, set_auto_scale_lr, set_pretrained
@@ -18,7 +19,7 @@ def parse_args(argv=None):
     parser = common.build_parser(__doc__)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
                         help='resume from CKPT, or from the newest checkpoint of the work dir')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs an accelerator)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: fp16 on a GPU, bf16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale lr by the total batch size / auto_scale_lr.base_batch_size')
     start = parser.add_mutually_exclusive_group()
@@ -40,6 +41,7 @@ def main(argv=None):
     with Setup(args.config) as setup:
         if args.amp:
             set_amp(cfg)
+        prepare_cpu_amp(cfg)
         if args.auto_scale_lr:
             set_auto_scale_lr(cfg)
         if args.resume:

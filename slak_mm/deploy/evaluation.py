@@ -11,6 +11,7 @@ from mmengine.hooks import EMAHook, Hook
 
 from ..checkpoints import check_fits
 from ..errors import InputError
+from ..models.precision import autocast_forward
 from ..models.wrappers import unwrap
 from ..registry import HOOKS, class_of, is_a, library_of
 from .merge import merge_model
@@ -28,10 +29,12 @@ class PrepareModelHook(Hook):
 
     Args:
         deploy (bool): Whether to merge.
+        amp (bool): Whether to compute under autocast, see :func:`~slak_mm.models.precision.autocast_forward`; the config's test loop
+            may ask for it with ``fp16=True`` as well. Defaults to False.
     """
 
-    def __init__(self, deploy: bool):
-        self.deploy = deploy
+    def __init__(self, deploy: bool, amp: bool = False):
+        self.deploy, self.amp = deploy, amp
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         check_fits(checkpoint['state_dict'], unwrap(runner.model))
@@ -39,6 +42,8 @@ class PrepareModelHook(Hook):
     def before_test(self, runner) -> None:
         if self.deploy:
             merge_model(runner.model)
+        if self.amp or getattr(runner.test_loop, 'fp16', False):
+            autocast_forward(unwrap(runner.model))
 
 
 class ShowAsReadHook(Hook):

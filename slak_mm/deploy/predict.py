@@ -18,6 +18,7 @@ from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
 from ..checks import DataError, cut_short, refusing
+from ..models.precision import autocast_forward
 from ..registry import class_of, enter_scope, library_of
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp')
@@ -82,7 +83,7 @@ def find_images(path: Path, load: Loader) -> List[str]:
     return [str(path / image) for image in images]
 
 
-def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None) -> Any:
+def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None, amp: bool = False) -> Any:
     """The inferencer of the config's library, with the weights of a checkpoint that fits.
 
     It has the names and colours of classes that the file says, else those of the config's test data set. The libraries' own fallback
@@ -92,6 +93,7 @@ def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None)
         cfg (Config): As :func:`slak_mm.checks.load_config` returns it.
         checkpoint (str): Path or URL, in any format.
         device (str, optional): Defaults to None: a GPU if there is one.
+        amp (bool): Whether to compute under autocast, see :func:`~slak_mm.models.precision.autocast_forward`. Defaults to False.
 
     Raises:
         CheckpointError: The file is unreadable or unsafe, or leaves weights of the model at random.
@@ -103,6 +105,8 @@ def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None)
         inferencer = _build(cfg, weights, device)
         loaded = CheckpointLoader.load_checkpoint(weights, 'cpu')
         check_fits(loaded['state_dict'], inferencer.model)
+        if amp:
+            autocast_forward(inferencer.model)
         _name_classes(inferencer, cfg, loaded['meta'].get('dataset_meta', {}))
     return inferencer
 

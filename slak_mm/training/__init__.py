@@ -1,7 +1,8 @@
 """What mmengine calls while it trains."""
 from . import distributed  # noqa: F401  (lets FlexibleRunner save and resume)
+from .amp import CPUAmpOptimWrapper
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .sparse_ema import SparseExponentialMovingAverage
 from .sparsity_hook import SparsityHook
 
-__all__ = ['LayerDecayOptimWrapperConstructor', 'SparseExponentialMovingAverage', 'SparsityHook']
+__all__ = ['CPUAmpOptimWrapper', 'LayerDecayOptimWrapperConstructor', 'SparseExponentialMovingAverage', 'SparsityHook']

@@ -14,7 +14,8 @@ from ..registry import class_of
 
 
 def set_amp(cfg: Config) -> None:
-    """``--amp``: automatic mixed precision.
+    """``--amp``: automatic mixed precision, by ``AmpOptimWrapper``; on a CPU see
+    :func:`~slak_mm.training.amp.prepare_cpu_amp`.
 
     Raises:
         InputError: The config has an optimizer wrapper of its own.

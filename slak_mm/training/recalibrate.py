@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
+from ..models.precision import autocast_forward
 from .loss import drops, preprocess
 
 
@@ -39,18 +40,21 @@ class TrainingLoss(nn.Module):
         self.model._run_forward(preprocess(self.model, data), mode='loss')
 
 
-def recalibrate(model: BaseModel, loader: DataLoader, num_iters: Optional[int] = None) -> int:
+def recalibrate(model: BaseModel, loader: DataLoader, num_iters: Optional[int] = None, amp: bool = False) -> int:
     """Estimates the batch-norm statistics of a model again, on a GPU if there is one; shows its progress.
 
     Args:
         model (nn.Module): Of any OpenMMLab library; its statistics are replaced.
         loader (DataLoader): Of training data.
         num_iters (int, optional): Number of batches. Defaults to None: one epoch, which is also the most.
+        amp (bool): Whether to compute under autocast, see :func:`~slak_mm.models.precision.autocast_forward`. Defaults to False.
 
     Returns:
         int: Number of batches that were used.
     """
     model.to(get_device())
+    if amp:
+        autocast_forward(model)
     num_iters = min(num_iters or len(loader), len(loader))
     # of other modules, such as a loss that counts its samples, or a head that averages over batches
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -40,10 +40,10 @@ def test_differences():
     assert different(1, 1.) == [': int, float']
 
 
-def chaos(work_dir, config, root, kills, *options):
+def chaos(work_dir, config, root, kills, *options, flags=()):
     roots = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'val', 'test')]
-    return warm.run(ROOT / 'tools/chaos.py', ROOT / f'configs/{config}.py', '--kills', kills, '--work-dir', work_dir, '--cfg-options',
-                    *roots, *options)
+    return warm.run(ROOT / 'tools/chaos.py', ROOT / f'configs/{config}.py', '--kills', kills, '--work-dir', work_dir, *flags,
+                    '--cfg-options', *roots, *options)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +67,7 @@ def test_segmentation(tmp_path, ade20k):
 def test_classification(tmp_path):
     write_imagenet(tmp_path / 'imagenet', ToySpec(num_train=16, num_val=2))
     result = chaos(tmp_path / 'runs', 'slak_micro_toy_in1k', tmp_path / 'imagenet', 4, 'train_cfg.max_epochs=12',
-                   'default_hooks.logger.interval=2')
+                   'default_hooks.logger.interval=2', flags=['--amp'])
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
     assert re.search(r'4 kills \(.*2 in save', result.stdout) and 'equals that of the unbroken run, bit by bit' in result.stdout
 

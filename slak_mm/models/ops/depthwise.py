@@ -7,6 +7,8 @@ from torch import Tensor
 
 # oneDNN pads a depthwise convolution in its fast kernel up to this many columns a side; from here on it takes ten times as long
 MAX_FAST_PADDING = 6
+# with up to this many channels and a wider padding, its bfloat16 kernel never ends (torch 2.13)
+MAX_CHANNELS_OF_ENDLESS_BF16 = 16
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -79,6 +81,14 @@ def autocast_dtype(device: str) -> Optional[torch.dtype]:
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """torch's depthwise convolution with odd kernels, padded to keep the size."""
+    (kh, kw), is_wide_bf16 = weight.shape[2:], x.dtype == torch.bfloat16 and x.is_cpu and weight.shape[3] // 2 > MAX_FAST_PADDING
+    if is_wide_bf16 and kw > kh:  # a tall one on the transposed map takes less, with the copies
+        layout = torch.channels_last
+        out = conv2d_same(x.transpose(2, 3).contiguous(memory_format=layout), weight.transpose(2, 3), bias)
+        return out.transpose(2, 3).contiguous(memory_format=layout)
+    if is_wide_bf16 and len(weight) <= MAX_CHANNELS_OF_ENDLESS_BF16:
+        with torch.autocast('cpu', enabled=False):
+            return conv2d_same(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     return F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=weight.shape[0])
 
 
