@@ -14,8 +14,7 @@ from ..registry import class_of
 
 
 def set_amp(cfg: Config) -> None:
-    """``--amp``: automatic mixed precision, by ``AmpOptimWrapper``; on a CPU see
-    :func:`~slak_mm.training.amp.prepare_cpu_amp`.
+    """``--amp``: automatic mixed precision, by ``AmpOptimWrapper``; on a CPU ``prepare_cpu_amp`` puts another in its place.
 
     Raises:
         InputError: The config has an optimizer wrapper of its own.
