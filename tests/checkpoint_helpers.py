@@ -1,4 +1,4 @@
-"""How the tests load a file into a micro SLaK, and compare it with what the authors' code computes."""
+"""How the tests load a file into a micro SLaK, or give a model other weights, and compare it with what the authors' code computes."""
 import torch
 
 from slak_mm.models import SLaK
@@ -27,3 +27,13 @@ def stage_outs(model, images):
 def assert_parity(model, expected, rtol=1e-5):
     for ours, theirs in zip(stage_outs(model, expected['input']), expected['stage_outs']):
         assert (ours - theirs).abs().max() <= rtol * theirs.abs().max()
+
+
+def randomise(model):
+    """Statistics, scales and biases, too: at their initial values they would hide mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if name.endswith(('bias', 'running_mean')):
+            value.normal_(0, .3, generator=generator)
+        elif value.ndim == 1:
+            value.uniform_(.5, 1.5, generator=generator)

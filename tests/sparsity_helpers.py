@@ -1,13 +1,18 @@
 """A small net, and ways to train it sparse and to compare runs bit for bit."""
+import io
+
 import torch
 from torch import nn
 
+from slak_mm.compat import load_weights_only
 from slak_mm.sparsity import DynamicSparsity
 
 STEPS = 12
 
 
 class Net(nn.Module):
+    inputs, classes = (4, 2, 8, 8), 10
+
     def __init__(self, seed=0):
         super().__init__()
         torch.manual_seed(seed)
@@ -30,7 +35,7 @@ OPTIMIZERS = {
 
 def loss_of(model, step):
     rng = torch.Generator().manual_seed(step)
-    x, y = torch.randn(4, 2, 8, 8, generator=rng), torch.randint(10, (4,), generator=rng)
+    x, y = torch.randn(model.inputs, generator=rng), torch.randint(model.classes, model.inputs[:1], generator=rng)
     return nn.functional.cross_entropy(model(x), y)
 
 
@@ -68,3 +73,24 @@ def assert_same_bits(a, b):
     a, b = everything(*a), everything(*b)
     assert list(a) == list(b)
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def unbroken_and_resumed(net, broken_at, pre_hook, optimizer, **options):
+    """Two runs over all steps: one from end to end, and one that was saved at a step and goes on from the file in a fresh net."""
+    whole = net()
+    run = (whole, *build(whole, optimizer, **options))
+    run[1].initialize()
+    file = io.BytesIO()
+    for step in range(STEPS + 1):
+        if step == broken_at:
+            torch.save([part.state_dict() for part in run], file)
+        if step < STEPS:
+            train(*run, [step], pre_hook)
+    fresh = net(seed=1)
+    resumed = (fresh, *build(fresh, optimizer, **options))
+    file.seek(0)
+    for part, state in zip(resumed, load_weights_only(file, 'cpu')):
+        part.load_state_dict(state)
+    assert resumed[1].steps == broken_at
+    train(*resumed, range(broken_at, STEPS), pre_hook)
+    return run, resumed

@@ -1,9 +1,7 @@
-"""A small net with neurons of two kinds, and filters; how the tests train it, and what must hold of its units at any time."""
+"""A small net with neurons of two kinds, and filters; and what must hold of its units at any time."""
 import torch
-from sparsity_helpers import OPTIMIZERS, STEPS, moments
+from sparsity_helpers import moments
 from torch import nn
-
-from slak_mm.sparsity import DynamicSparsity
 
 
 class Bottleneck(nn.Module):
@@ -30,6 +28,8 @@ class MLP(nn.Module):
 
 
 class Net(nn.Module):
+    inputs, classes = (4, 6, 5, 5), 4
+
     def __init__(self, seed=0):
         super().__init__()
         torch.manual_seed(seed)
@@ -38,26 +38,6 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.head(self.mlp(self.block(self.norm(self.dw(x)))).mean((2, 3)))
-
-
-def loss_of(model, step):
-    rng = torch.Generator().manual_seed(step)
-    return nn.functional.cross_entropy(model(torch.randn(4, 6, 5, 5, generator=rng)), torch.randint(4, (4, ), generator=rng))
-
-
-def build(model, optimizer='adamw', **kwargs):
-    sparsity = DynamicSparsity(model, **{'total_steps': STEPS, 'interval': 2, 'init': 'uniform', **kwargs})
-    return sparsity, OPTIMIZERS[optimizer](model.parameters())
-
-
-def train(model, sparsity, optimizer, steps, pre_hook=True):
-    for step in steps:
-        optimizer.zero_grad()
-        loss_of(model, step).backward()
-        if pre_hook:
-            sparsity.before_step(optimizer)
-        optimizer.step()
-        sparsity.step(optimizer)
 
 
 def assert_whole(sparsity, optimizer):

@@ -4,6 +4,7 @@ import importlib
 import onnxruntime
 import pytest
 import torch
+from checkpoint_helpers import randomise
 from micro_configs import ARCH, shrink
 from mmengine import Config
 from mmengine.registry import DefaultScope
@@ -27,12 +28,7 @@ LEFT = ((24, ), (36, ), (48, 48), (62, ))  # of 40, 60, 80, 80, 104: 218 of 364
 
 def prune(model, **options):
     """As a sparse training leaves it: neurons removed, all else at values that hide no mistake."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in model.state_dict().items():
-        if name.endswith(('bias', 'running_mean')):
-            value.normal_(0, .3, generator=generator)
-        elif value.ndim == 1:
-            value.uniform_(.5, 1.5, generator=generator)
+    randomise(model)
     sparsity = DynamicSparsity(model, 10, **{**dict(init='uniform', granularity='neuron'), **options})
     sparsity.initialize()
     return model

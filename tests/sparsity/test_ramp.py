@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from sparsity_helpers import Net, assert_same_bits, build, train
 from units_helpers import Net as UnitsNet
 from units_helpers import assert_whole
-from units_helpers import build as build_units
-from units_helpers import train as train_units
 
 from slak_mm.compat import load_weights_only
 from slak_mm.sparsity.schedule import Ramp
@@ -71,14 +69,14 @@ def test_what_dies_is_the_smallest():
 @pytest.mark.parametrize('granularity', ['neuron', 'filter', dict(neuron=.3, weight=.2)], ids=str)
 def test_units_die_over_time(granularity):
     model = UnitsNet()
-    sparsity, optimizer = build_units(model, granularity=granularity, total_steps=STEPS, ramp=(2, 12))
-    constant, _ = build_units(UnitsNet(), granularity=granularity)
+    sparsity, optimizer = build(model, granularity=granularity, total_steps=STEPS, ramp=(2, 12))
+    constant, _ = build(UnitsNet(), granularity=granularity)
     constant.initialize()
     sparsity.initialize()
     assert sparsity.masks.density == 1
     alive = [sum(sparsity.units.counts().values())]
     for step in range(STEPS):
-        train_units(model, sparsity, optimizer, [step])
+        train(model, sparsity, optimizer, [step])
         assert_whole(sparsity, optimizer)
         alive.append(sum(sparsity.units.counts().values()))
     assert alive == sorted(alive, reverse=True)
@@ -91,9 +89,9 @@ def test_from_weights_to_neurons_at_equal_total(grow, init, broken_at):
     options = dict(granularity=dict(neuron=.3, weight=.2), total_steps=STEPS, ramp=(2, 12), start_sparsity='equal', grow=grow,
                    init=init)
     model, file = UnitsNet(), io.BytesIO()
-    run = (model, *build_units(model, **options))
+    run = (model, *build(model, **options))
     sparsity = run[1]
-    constant, _ = build_units(UnitsNet(), granularity=options['granularity'], init=init)
+    constant, _ = build(UnitsNet(), granularity=options['granularity'], init=init)
     constant.initialize()
     sparsity.initialize()
     assert sparsity.units.counts() == {name: sparsity.units.size(name) for name in sparsity.units.groups}
@@ -104,15 +102,15 @@ def test_from_weights_to_neurons_at_equal_total(grow, init, broken_at):
         if step == broken_at:
             torch.save([part.state_dict() for part in run], file)
         if step < STEPS:
-            train_units(*run, [step])
+            train(*run, [step])
             assert_whole(sparsity, run[2])
     assert sparsity.units.counts() == constant.units.counts() and sparsity.masks.counts() == constant.masks.counts()
     fresh = UnitsNet(1)
-    resumed = (fresh, *build_units(fresh, **options))
+    resumed = (fresh, *build(fresh, **options))
     file.seek(0)
     for part, state in zip(resumed, load_weights_only(file, 'cpu')):
         part.load_state_dict(state)
-    train_units(*resumed, range(broken_at, STEPS))
+    train(*resumed, range(broken_at, STEPS))
     assert_same_bits(run, resumed)
 
 

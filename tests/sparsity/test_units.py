@@ -1,15 +1,13 @@
 """Neurons and filters: they die and grow as one, in exact numbers, alone or with weights inside."""
-import io
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparsity_helpers import OPTIMIZERS, STEPS, assert_same_bits, moments
+from sparsity_helpers import OPTIMIZERS, STEPS, assert_same_bits, build, moments, train, unbroken_and_resumed
 from torch import nn
-from units_helpers import MLP, Net, assert_whole, build, train
+from units_helpers import MLP, Net, assert_whole
 
-from slak_mm.compat import load_weights_only
 from slak_mm.models import SLaK
 from slak_mm.sparsity import snip
 from slak_mm.sparsity.units import filters, neurons
@@ -136,21 +134,7 @@ def test_a_neuron_that_grows_changes_no_output_and_gets_gradients(granularity):
        grow=st.sampled_from(['random', 'gradient', None]), granularity=st.sampled_from(['neuron', 'filter', BOTH, ALL]),
        pre_hook=st.booleans())
 def test_a_run_broken_at_any_step_and_resumed_equals_the_unbroken_one(broken_at, optimizer, grow, granularity, pre_hook):
-    whole = Net()
-    run = (whole, *build(whole, optimizer, grow=grow, granularity=granularity))
-    run[1].initialize()
-    file = io.BytesIO()
-    for step in range(STEPS + 1):
-        if step == broken_at:
-            torch.save([part.state_dict() for part in run], file)
-        if step < STEPS:
-            train(*run, [step], pre_hook)
-    fresh = Net(seed=1)
-    resumed = (fresh, *build(fresh, optimizer, grow=grow, granularity=granularity))
-    file.seek(0)
-    for part, state in zip(resumed, load_weights_only(file, 'cpu')):
-        part.load_state_dict(state)
-    train(*resumed, range(broken_at, STEPS), pre_hook)
+    run, resumed = unbroken_and_resumed(Net, broken_at, pre_hook, optimizer, grow=grow, granularity=granularity)
     assert_same_bits(run, resumed)
     assert all(torch.equal(alive, resumed[1].units.alive[name]) for name, alive in run[1].units.alive.items())
 

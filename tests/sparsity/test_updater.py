@@ -1,14 +1,11 @@
-import io
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparsity_helpers import OPTIMIZERS, STEPS, Net, assert_same_bits, build, loss_of, moments, train
+from sparsity_helpers import OPTIMIZERS, STEPS, Net, assert_same_bits, build, loss_of, moments, train, unbroken_and_resumed
 from torch import nn
 from versions import needs_torch
-
-from slak_mm.compat import load_weights_only
 
 pytestmark = pytest.mark.filterwarnings('error')
 # before torch 2.4, no optimizer for float16 on a CPU
@@ -76,23 +73,7 @@ def test_1000_rounds(shapes, optimizer, prune, grow, init, dtype, prune_rate, pr
     pre_hook=st.booleans(),
 )
 def test_a_run_broken_at_any_step_and_resumed_equals_the_unbroken_one(broken_at, optimizer, grow, pre_hook):
-    whole = Net()
-    run = (whole, *build(whole, optimizer, grow=grow))
-    run[1].initialize()
-    file = io.BytesIO()
-    for step in range(STEPS + 1):
-        if step == broken_at:
-            torch.save([part.state_dict() for part in run], file)
-        if step < STEPS:
-            train(*run, [step], pre_hook)
-
-    fresh = Net(seed=1)
-    resumed = (fresh, *build(fresh, optimizer, grow=grow))
-    file.seek(0)
-    for part, state in zip(resumed, load_weights_only(file, 'cpu')):
-        part.load_state_dict(state)
-    assert resumed[1].steps == broken_at
-    train(*resumed, range(broken_at, STEPS), pre_hook)
+    run, resumed = unbroken_and_resumed(Net, broken_at, pre_hook, optimizer, grow=grow)
     assert_same_bits(run, resumed)
 
 

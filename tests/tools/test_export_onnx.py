@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from checkpoint_helpers import randomise
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -38,16 +39,6 @@ def shrink(cfg):
 def build(cfg):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(cfg.model).eval()
-
-
-def randomise(model):
-    """Statistics, scales and biases, too: at their initial values they would hide mistakes."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in model.state_dict().items():
-        if name.endswith(('bias', 'running_mean')):
-            value.normal_(0, .3, generator=generator)
-        elif value.ndim == 1:
-            value.uniform_(.5, 1.5, generator=generator)
 
 
 @pytest.fixture(scope='module')
