@@ -1,4 +1,6 @@
 import gc
+import shutil
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -20,8 +22,12 @@ DATA = Path(__file__).parent / 'data'
 
 
 class TorchRandom:
-    """torch's random numbers, as hypothesis wants to have them: it seeds them before each example."""
-    seed, getstate, setstate = staticmethod(torch.manual_seed), staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
+    """torch's random numbers, as hypothesis wants to have them: it seeds them before each example.
+
+    Those of the CPU: ``torch.manual_seed`` writes down who called it, for a GPU that may come later, in a millisecond.
+    """
+    seed = staticmethod(torch.default_generator.manual_seed)
+    getstate, setstate = staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
 
 
 TORCH_RANDOM = TorchRandom()  # hypothesis keeps none itself
@@ -62,11 +68,18 @@ def no_server_is_left():
     warm.stop()
 
 
+class Iterators(weakref.WeakSet):
+    """Of data loaders with workers. One that the garbage collector finds cannot end its workers, and waits 5 s for each: their queues are
+    closed before it is asked to."""
+
+    def close(self):
+        for iterator in list(self):
+            iterator._shutdown_workers()
+
+
 @pytest.fixture(scope='session', autouse=True)
 def loaders():
-    """The iterators of data loaders with workers. One that the garbage collector finds cannot end its workers, and waits 5 s for each:
-    their queues are closed before it is asked to."""
-    started = weakref.WeakSet()
+    started = Iterators()
     init = _MultiProcessingDataLoaderIter.__init__
 
     def start(self, loader):
@@ -84,10 +97,18 @@ def no_leftovers(loaders):
     would build, and its message hub, which a Runner of the next test takes for its own if it starts in the same second."""
     set_random_seed(0)
     yield
-    for iterator in list(loaders):
-        iterator._shutdown_workers()
+    loaders.close()
     DefaultScope._instance_dict.clear()
     MessageHub._instance_dict.clear()
+
+
+@pytest.fixture
+def work_dir():
+    """For full models, whose checkpoints are a gigabyte: in memory where there is some, and gone at once."""
+    memory = Path('/dev/shm')
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 8e9
+    with tempfile.TemporaryDirectory(dir=memory if roomy else None) as path:
+        yield Path(path)
 
 
 @pytest.fixture

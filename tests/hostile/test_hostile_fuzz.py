@@ -89,7 +89,7 @@ def convert(checkpoint, key, prefix):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, **EXAMPLES)
+@settings(max_examples=1200, **EXAMPLES)
 @given(state_dicts, st.one_of(st.none(), st.sampled_from(['model', 'state_dict', 'model_ema'])), prefixes)
 @example(WEIGHTS, None, None)
 @example({**WEIGHTS, 'large_kernel.LoRA1.bn': torch.ones(1)}, None, None)  # in no stage, and with no dot before it
@@ -99,7 +99,7 @@ def test_weights(state_dict, key, prefix):
 
 
 @pytest.mark.slow
-@settings(max_examples=2500, **EXAMPLES)
+@settings(max_examples=1000, **EXAMPLES)
 @given(st.dictionaries(st.one_of(st.sampled_from(['model', 'state_dict', 'meta', 'model_ema']), names, st.integers()), anything,
                        max_size=5), st.one_of(st.none(), st.text(max_size=8)))
 def test_what_a_file_holds(checkpoint, key):
@@ -117,7 +117,7 @@ def file(tmp_path_factory):
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, **EXAMPLES)
+@settings(max_examples=600, **EXAMPLES)
 @given(st.booleans(), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=4),
        st.floats(0, 1))
 @example(False, [], 1.)

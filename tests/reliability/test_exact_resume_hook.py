@@ -61,13 +61,14 @@ LOOPS = [('IterBasedTrainLoop', 'InfiniteSampler'), ('IterBasedTrainLoop', 'Defa
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('loop, sampler', LOOPS)
-def test_resumed_equals_unbroken(tmp_path, monkeypatch, loop, sampler, workers):
+def test_resumed_equals_unbroken(tmp_path, monkeypatch, loaders, loop, sampler, workers):
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # 2 s for each epoch of a finite sampler
     a = train(tmp_path / 'a', **options(loop, sampler, workers))
     images = a.model.images
     assert len(images) == 12 and len(torch.cat(images).unique(dim=0)) == 48  # 2 epochs of 24, augmented differently
     for stop in (1, 4, 6, 7):
         b = train(tmp_path / f'b{stop}', resume=str(tmp_path / f'a/iter_{stop}.pth'), **options(loop, sampler, workers))
+        loaders.close()
         assert b.iter == 12 and len(b.model.images) == 12 - stop
         assert all(map(torch.equal, b.model.images, images[stop:]))
         assert same_training(saved(tmp_path / 'a', 'iter_12.pth'), saved(tmp_path / f'b{stop}', 'iter_12.pth'))

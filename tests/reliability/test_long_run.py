@@ -1,4 +1,4 @@
-"""2,000 steps with everything on: what a process holds does not grow."""
+"""1,200 steps with everything on: what a process holds does not grow."""
 import logging
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from slak_mm import SLaK
 
-STEPS, EVERY = 2000, 50
+STEPS, EVERY = 1200, 30
 ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 12, 16, 20))
 
 

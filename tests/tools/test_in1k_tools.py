@@ -194,13 +194,13 @@ def test_an_official_file_is_tested(micro, data, official, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_full_config(data, tmp_path):
+def test_the_full_config(data, work_dir):
     config = ROOT / 'configs/slak_t_300e_in1k.py'
-    log = tool('train.py', config, '--work-dir', tmp_path, *options(data))
+    log = tool('train.py', config, '--work-dir', work_dir, *options(data))
     assert '30,345,914 of 50,576,524 maskable weights are active (60.00%)' in log
-    assert_sparse(tmp_path / 'epoch_1.pth')
-    log = tool('train.py', config, '--work-dir', tmp_path, '--resume', *options(data, epochs=2))
+    assert_sparse(work_dir / 'epoch_1.pth')
+    log = tool('train.py', config, '--work-dir', work_dir, '--resume', *options(data, epochs=2))
     assert 'resumed epoch: 1, iter: 4' in log
-    assert_sparse(tmp_path / 'epoch_2.pth')
-    log = tool('test.py', config, tmp_path / 'epoch_2.pth', '--work-dir', tmp_path, *options(data))
+    assert_sparse(work_dir / 'epoch_2.pth')
+    log = tool('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', work_dir, *options(data))
     assert 'accuracy/top1' in log
