@@ -1,4 +1,3 @@
-import gc
 import shutil
 import tempfile
 import weakref
@@ -34,11 +33,6 @@ TORCH_RANDOM = TorchRandom()  # hypothesis keeps none itself
 hypothesis.register_random(TORCH_RANDOM)
 hypothesis.settings.register_profile('same', derandomize=True, database=None)
 hypothesis.settings.load_profile('same')  # a test that fails, fails always
-
-
-def pytest_collection_finish():
-    """Each data set of mmengine collects garbage: half a second over all that the libraries hold, unless it is left out."""
-    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)
