@@ -63,8 +63,8 @@ def no_server_is_left():
 
 
 class Iterators(weakref.WeakSet):
-    """Of data loaders with workers. One that the garbage collector finds cannot end its workers, and waits 5 s for each: their queues are
-    closed before it is asked to."""
+    """Of data loaders with workers. One that the garbage collector finds cannot end its workers, and waits 5 s for each: their queues
+    are closed before it is asked to."""
 
     def close(self):
         for iterator in list(self):

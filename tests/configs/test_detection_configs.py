@@ -300,7 +300,7 @@ test_dataloader = val_dataloader
     log = call(MIM / 'tools/train.py', config, *args, '--resume', *cfg_options(**options, **{'train_cfg.max_epochs': 2}))
     assert 'resumed epoch: 1, iter: 2' in log
     checkpoint, args = tmp_path / 'epoch_2.pth', [*args, *cfg_options(**options)]
-    assert 'coco/bbox_mAP' in call(MIM / 'tools/test.py', config, checkpoint, *args, new=True)
+    assert 'coco/bbox_mAP' in call(MIM / 'tools/test.py', config, checkpoint, *args)
     assert 'coco/bbox_mAP' in call(ROOT / 'tools/test.py', config, checkpoint, '--tta', *args)
 
 
