@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'slak_mm'
 FILES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
 # from low to high; what is in one set is on one level, and does not import each other, but for ALLOWED
-LEVELS = [{'errors'}, {'registry', 'compat'}, {'sparsity'}, {'checkpoints'}, {'models'},
-          {'training', 'reliability', 'checks', 'deploy', 'analysis', 'toy', 'implicit_gemm'}, {'zoo'}, {'__init__'}]
+LEVELS = [{'errors', 'companion'}, {'registry', 'compat'}, {'sparsity'}, {'checkpoints'}, {'models'},
+          {'training', 'reliability', 'checks', 'deploy', 'analysis', 'toy', 'implicit_gemm'}, {'zoo'}, {'public'}, {'__init__'}]
 # on one level: who may import whom, and why
 ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a prediction'}
 # room: the only packages that it may import, with the standard library and itself

@@ -16,8 +16,6 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
-from . import torchvision_cpu
-
 PACKAGE = Path(__file__).parents[1]
 # of an installation; in a checkout, where git or an archive may have made a small file of the link that .mim/configs is, the folder
 CONFIGS = PACKAGE.parent / 'configs' if (PACKAGE / '.mim/configs').is_file() else PACKAGE / '.mim/configs'
@@ -169,7 +167,6 @@ def resolve_own_configs() -> None:
     hub.get_config = hub.hub.get_config = get_config
 
 
-torchvision_cpu.install()
 if HAS_ALLOW_LIST:
     # so that mmengine's own torch.load resumes and tests, in the stock tools too
     torch.serialization.add_safe_globals([(value, name) for name, value in checkpoint_types().items()])

@@ -1,0 +1,9 @@
+"""The public names, for :mod:`slak_mm`. To import this registers everything."""
+# isort: skip_file
+from .compat import versions  # noqa: F401  (first: the rest relies on it)
+from .checkpoints import PretrainedInit  # noqa: F401
+from .implicit_gemm import provide_implicit_gemm  # noqa: F401
+from .models import SLaK  # noqa: F401
+from .reliability import CheckInvalidLossHook, CheckpointHook, ExactResumeHook  # noqa: F401
+from .training import CPUAmpOptimWrapper, LayerDecayOptimWrapperConstructor, SparseExponentialMovingAverage, SparsityHook  # noqa: F401
+from .zoo import get_model, list_models  # noqa: F401
