@@ -34,6 +34,22 @@ def open_openvino(path: str, threads: int = 0) -> Tuple[Run, str]:
     return lambda images: list(compiled(images).values()), found
 
 
+def open_file(path: str, threads: int = 0) -> Tuple[Run, str]:
+    """A file in its runtime, see :func:`open_onnx`.
+
+    Raises:
+        InputError: It is not there, cannot be read, or its runtime is not installed.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'{path} is not there. Give a file of tools/export.py.')
+    try:
+        return (open_openvino if path.lower().endswith('.xml') else open_onnx)(path, threads)
+    except ImportError as missing:
+        raise InputError(f'{missing.name} is not installed: pip install {missing.name}') from missing
+    except Exception as error:  # each runtime has its own
+        raise InputError(f'{path} cannot be read ({str(error).splitlines()[0]}). Export it again.') from error
+
+
 class Session:
     """A model in a file of ``tools/export.py``.
 
@@ -50,14 +66,7 @@ class Session:
 
     def __init__(self, path: Union[str, Path], threads: int = 0):
         path = str(path)
-        if not Path(path).is_file():
-            raise InputError(f'{path} is not there. Give a file of tools/export.py.')
-        try:
-            self._run, text = (open_openvino if path.lower().endswith('.xml') else open_onnx)(path, threads)
-        except ImportError as missing:
-            raise InputError(f'{missing.name} is not installed: pip install {missing.name}') from missing
-        except Exception as error:  # each runtime has its own
-            raise InputError(f'{path} cannot be read ({str(error).splitlines()[0]}). Export it again.') from error
+        self._run, text = open_file(path, threads)
         self.description = unpack(text, path)
         if self.description['pipeline'] is None:
             raise InputError(f'the test pipeline of the model in {path} has steps that need its config: use tools/predict.py.')
@@ -148,9 +157,9 @@ def interpolate(maps: np.ndarray, size: Tuple[int, int], align_corners: bool = F
         old = maps.shape[axis]
         if old != new:
             place = np.arange(new) * ((old - 1) / max(new - 1, 1)) if align_corners else (np.arange(new) + .5) * (old / new) - .5
-            place = place.clip(0, old - 1).astype(np.float32)
+            place = place.clip(0, old - 1)
             low = np.floor(place).astype(int)
-            share = (place - low).reshape([-1 if each == axis else 1 for each in range(3)])
+            share = (place - low).astype(np.float32).reshape([-1 if each == axis else 1 for each in range(3)])
             maps = maps.take(low, axis) * (1 - share) + maps.take((low + 1).clip(max=old - 1), axis) * share
     return maps
 

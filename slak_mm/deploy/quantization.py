@@ -1,0 +1,132 @@
+"""Exported files whose products are of 8-bit numbers, and what that does to each layer. Needs nncf, or onnxruntime with onnx."""
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from .description import KEY
+from .session import open_file
+
+LAYERS = dict(onnx=('Conv', 'Gemm', 'MatMul'), openvino=('Convolution', 'GroupConvolution', 'MatMul'))
+Images = Sequence[np.ndarray]
+
+
+def quantize(path: str, images: Images, out: str) -> None:
+    """Writes a file of 8-bit products, calibrated on images: ranges of weights per output channel, of maps per tensor.
+
+    Args:
+        path (str): An exported file, .onnx or .xml.
+        images (Sequence[ndarray]): What the file takes, one each: (1, C, H, W).
+        out (str): File to write, of the same suffix. It keeps the description.
+    """
+    (_quantize_openvino if is_openvino(path) else _quantize_onnx)(path, images, out)
+
+
+def is_openvino(path: str) -> bool:
+    """Whether a file is of OpenVINO's format, by its suffix."""
+    return path.lower().endswith('.xml')
+
+
+def files_of(path: str) -> List[Path]:
+    """The file, and the one with the weights that belongs to an .xml."""
+    return [Path(path), Path(path).with_suffix('.bin')] if is_openvino(path) else [Path(path)]
+
+
+def _quantize_openvino(path: str, images: Images, out: str) -> None:
+    import nncf
+    import openvino
+    model = openvino.Core().read_model(path)
+    quantized = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images))
+    if model.has_rt_info([KEY]):
+        quantized.set_rt_info(model.get_rt_info([KEY]).value, [KEY])
+    openvino.save_model(quantized, out, compress_to_fp16=False)
+
+
+def _quantize_onnx(path: str, images: Images, out: str) -> None:
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+
+        def __init__(self):
+            self.left = iter(images)
+
+        def get_next(self):
+            image = next(self.left, None)
+            return None if image is None else dict(images=image)
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = str(Path(folder, 'prepared.onnx'))
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(prepared, out, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+                                     activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+                                     op_types_to_quantize=list(LAYERS['onnx']))
+
+
+def layer_errors(path: str, quantized: str, images: Images) -> Dict[str, float]:
+    """How far each layer's output is from that of the file before, relative to it: the norm of the difference over the norm.
+
+    Args:
+        path (str): The file before.
+        quantized (str): And after :func:`quantize`.
+        images (Sequence[ndarray]): What both take.
+
+    Returns:
+        dict[str, float]: By the name of the convolution or product, the largest error first.
+    """
+    run = _openvino_layers if is_openvino(path) else _onnx_layers
+    (names, before), (others, after) = run(path, images), run(quantized, images)
+    errors = {}
+    for name in names:
+        if name in others:
+            pairs = [(b[names.index(name)], a[others.index(name)]) for b, a in zip(before, after)]
+            difference = sum(float(np.square(b - a, dtype=np.float64).sum()) for b, a in pairs)
+            errors[name] = (difference / max(sum(float(np.square(b, dtype=np.float64).sum()) for b, _ in pairs), 1e-30))**.5
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+def _openvino_layers(path: str, images: Images) -> Tuple[List[str], List[List[np.ndarray]]]:
+    import openvino
+    core = openvino.Core()
+    model = core.read_model(path)
+    kept = len(model.outputs)
+    names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in LAYERS['openvino']]
+    model.add_outputs([(name, 0) for name in names])
+    compiled = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
+    return names, [[np.array(value) for value in compiled(image).values()][kept:] for image in images]
+
+
+def _onnx_layers(path: str, images: Images) -> Tuple[List[str], List[List[np.ndarray]]]:
+    import onnx
+    import onnxruntime
+    model = onnx.load(path)
+    names = [node.output[0] for node in model.graph.node if node.op_type in LAYERS['onnx']]
+    there = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    return names, [session.run(names, dict(images=image)) for image in images]
+
+
+def compare_speed(paths: Sequence[str], image: np.ndarray, threads: int = 0, seconds: float = 10.) -> List[float]:
+    """Milliseconds that an image takes in each file: the median of calls that take turns.
+
+    Args:
+        paths (Sequence[str]): Of exported files.
+        image (ndarray): What they take: (1, C, H, W).
+        threads (int): Of the runtime. Defaults to 0: its own choice.
+        seconds (float): For all of it. Defaults to 10.
+    """
+    runs: List[Any] = [open_file(path, threads)[0] for path in paths]
+    durations: List[List[float]] = [[] for _ in runs]
+    for run in runs:
+        run(image)
+    end = perf_counter() + seconds
+    while perf_counter() < end or len(durations[0]) < 3:
+        for run, own in zip(runs, durations):
+            begin = perf_counter()
+            run(image)
+            own.append(1000 * (perf_counter() - begin))
+    return [median(own) for own in durations]
