@@ -34,7 +34,7 @@ __all__ = [
 ]
 _OTHERS = 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg'
 _WITHOUT_THEM = ('slak_mm.companion', 'slak_mm.compat', 'slak_mm.compat.torchvision_cpu', 'slak_mm.deploy',
-                 'slak_mm.deploy.description', 'slak_mm.deploy.session', 'slak_mm.errors')
+                 'slak_mm.deploy.description', 'slak_mm.deploy.runtime', 'slak_mm.deploy.session', 'slak_mm.errors')
 
 
 def _concerns(name: str) -> bool:

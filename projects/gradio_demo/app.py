@@ -1,4 +1,4 @@
-"""A page that shows what an exported model says of an image: picture, classes and time. It needs gradio, and neither torch nor OpenMMLab.
+"""A page that shows what an exported model says of an image: picture, classes and time. It needs neither torch nor OpenMMLab.
 
     pip install gradio onnxruntime opencv-python-headless     # openvino in onnxruntime's place for an .xml file
     python projects/gradio_demo/app.py FILE.onnx
@@ -19,7 +19,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('file', help='of tools/export.py: .onnx or .xml')
     parser.add_argument('--score-thr', type=float, default=.3, help='least score of a box that is drawn; defaults to 0.3')
-    parser.add_argument('--host', default='127.0.0.1', help='address to serve on; 0.0.0.0 for all of this machine. Defaults to 127.0.0.1')
+    parser.add_argument('--host', default='127.0.0.1', help='address; 0.0.0.0 is all of this machine. Defaults to 127.0.0.1')
     parser.add_argument('--port', type=int, default=7860, help='defaults to 7860')
     return parser.parse_args(argv)
 

@@ -3,15 +3,16 @@ import tempfile
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from .description import KEY
-from .session import open_file
+from .runtime import open_exported
 
 LAYERS = dict(onnx=('Conv', 'Gemm', 'MatMul'), openvino=('Convolution', 'GroupConvolution', 'MatMul'))
 Images = Sequence[np.ndarray]
+Layers = Tuple[Dict[str, str], Callable[[np.ndarray], Sequence[np.ndarray]]]  # key to name; image to the output of each
 
 
 def quantize(path: str, images: Images, out: str) -> None:
@@ -77,18 +78,19 @@ def layer_errors(path: str, quantized: str, images: Images) -> Dict[str, float]:
     Returns:
         dict[str, float]: By the name of the convolution or product, the largest error first.
     """
-    run = _openvino_layers if is_openvino(path) else _onnx_layers
-    (names, before), (others, after) = run(path, images), run(quantized, images)
-    errors = {}
-    for name in names:
-        if name in others:
-            pairs = [(b[names.index(name)], a[others.index(name)]) for b, a in zip(before, after)]
-            difference = sum(float(np.square(b - a, dtype=np.float64).sum()) for b, a in pairs)
-            errors[name] = (difference / max(sum(float(np.square(b, dtype=np.float64).sum()) for b, _ in pairs), 1e-30))**.5
-    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+    open_layers = _openvino_layers if is_openvino(path) else _onnx_layers
+    (names, run_before), (others, run_after) = open_layers(path), open_layers(quantized)
+    shared = [key for key in names if key in others]
+    sums = np.zeros((2, len(shared)))
+    for image in images:
+        before, after = dict(zip(names, run_before(image))), dict(zip(others, run_after(image)))
+        sums += [[np.square(before[key] - after[key], dtype=np.float64).sum() for key in shared],
+                 [np.square(before[key], dtype=np.float64).sum() for key in shared]]
+    errors = np.sqrt(sums[0] / np.maximum(sums[1], 1e-30))
+    return {names[shared[i]]: float(errors[i]) for i in np.argsort(-errors, kind='stable')}
 
 
-def _openvino_layers(path: str, images: Images) -> Tuple[List[str], List[List[np.ndarray]]]:
+def _openvino_layers(path: str) -> Layers:
     import openvino
     core = openvino.Core()
     model = core.read_model(path)
@@ -96,18 +98,18 @@ def _openvino_layers(path: str, images: Images) -> Tuple[List[str], List[List[np
     names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in LAYERS['openvino']]
     model.add_outputs([(name, 0) for name in names])
     compiled = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
-    return names, [[np.array(value) for value in compiled(image).values()][kept:] for image in images]
+    return {name: name for name in names}, lambda image: [*compiled(image).values()][kept:]
 
 
-def _onnx_layers(path: str, images: Images) -> Tuple[List[str], List[List[np.ndarray]]]:
+def _onnx_layers(path: str) -> Layers:
     import onnx
     import onnxruntime
     model = onnx.load(path)
-    names = [node.output[0] for node in model.graph.node if node.op_type in LAYERS['onnx']]
+    names = {node.output[0]: node.name or node.output[0] for node in model.graph.node if node.op_type in LAYERS['onnx']}
     there = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
+    model.graph.output.extend(onnx.ValueInfoProto(name=key) for key in names if key not in there)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
-    return names, [session.run(names, dict(images=image)) for image in images]
+    return names, lambda image: session.run([*names], {session.get_inputs()[0].name: image})
 
 
 def compare_speed(paths: Sequence[str], image: np.ndarray, threads: int = 0, seconds: float = 10.) -> List[float]:
@@ -119,7 +121,7 @@ def compare_speed(paths: Sequence[str], image: np.ndarray, threads: int = 0, sec
         threads (int): Of the runtime. Defaults to 0: its own choice.
         seconds (float): For all of it. Defaults to 10.
     """
-    runs: List[Any] = [open_file(path, threads)[0] for path in paths]
+    runs = [open_exported(path, threads=threads).run for path in paths]
     durations: List[List[float]] = [[] for _ in runs]
     for run in runs:
         run(image)

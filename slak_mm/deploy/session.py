@@ -3,71 +3,36 @@
 It needs numpy, onnxruntime or openvino, and OpenCV or Pillow to resize; neither torch nor OpenMMLab.
 """
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple, Union
+from typing import Any, Dict, Tuple, Union
 
 import numpy as np
 
 from ..errors import InputError
-from .description import KEY, unpack
+from .runtime import open_exported
 
-Run = Callable[[np.ndarray], List[np.ndarray]]
-
-
-def open_onnx(path: str, threads: int = 0) -> Tuple[Run, str]:
-    """A file in onnxruntime, on the CPU: a function of images to outputs, and the text of its description; '' if it has none."""
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images}), session.get_modelmeta().custom_metadata_map.get(KEY, '')
-
-
-def open_openvino(path: str, threads: int = 0) -> Tuple[Run, str]:
-    """The same of a file in OpenVINO, with fp32's results, whatever the CPU could do faster."""
-    import openvino
-    core = openvino.Core()
-    model = core.read_model(path)
-    found = model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else ''
-    settings: Dict[str, Any] = dict(INFERENCE_PRECISION_HINT='f32', **(dict(INFERENCE_NUM_THREADS=threads) if threads else {}))
-    compiled = core.compile_model(model, 'CPU', settings)
-    return lambda images: list(compiled(images).values()), found
-
-
-def open_file(path: str, threads: int = 0) -> Tuple[Run, str]:
-    """A file in its runtime, see :func:`open_onnx`.
-
-    Raises:
-        InputError: It is not there, cannot be read, or its runtime is not installed.
-    """
-    if not Path(path).is_file():
-        raise InputError(f'{path} is not there. Give a file of tools/export.py.')
-    try:
-        return (open_openvino if path.lower().endswith('.xml') else open_onnx)(path, threads)
-    except ImportError as missing:
-        raise InputError(f'{missing.name} is not installed: pip install {missing.name}') from missing
-    except Exception as error:  # each runtime has its own
-        raise InputError(f'{path} cannot be read ({str(error).splitlines()[0]}). Export it again.') from error
-
+Size = Tuple[int, ...]  # height and width
 
 class Session:
     """A model in a file of ``tools/export.py``.
 
     Args:
         path (str | Path): The file, .onnx or .xml.
-        threads (int): Of the runtime. Defaults to 0: its own choice.
+        bf16 (bool): Compute in bfloat16; OpenVINO alone can. Defaults to False.
+        threads (int): Defaults to 0: one for each core.
 
     Attributes:
         description (dict): What the file says of itself, see :mod:`slak_mm.deploy.description`.
 
     Raises:
-        InputError: It is no such file, or one whose pre-processing needs the config: use tools/predict.py.
+        UserError: Its runtime is not installed.
+        InputError: It is no such file, one of a backbone alone, or one whose pre-processing needs the config: use tools/predict.py.
     """
 
-    def __init__(self, path: Union[str, Path], threads: int = 0):
-        path = str(path)
-        self._run, text = open_file(path, threads)
-        self.description = unpack(text, path)
+    def __init__(self, path: Union[str, Path], bf16: bool = False, threads: int = 0):
+        self.runtime = open_exported(path, bf16, threads)
+        self.description = self.runtime.description
+        if self.description['task'] not in FINISHERS:
+            raise InputError(f'{path} is of a backbone alone, which predicts nothing. Export without --backbone.')
         if self.description['pipeline'] is None:
             raise InputError(f'the test pipeline of the model in {path} has steps that need its config: use tools/predict.py.')
 
@@ -95,21 +60,24 @@ class Session:
         pixels = np.ascontiguousarray(image[..., ::-1])
         for step in self.description['pipeline']:
             pixels = STEPS[step['op']](pixels, step)
-        outputs = dict(zip(self.description['outputs'], self._run(self._batch(pixels))))
-        height, width = image.shape[:2]
-        return FINISHERS[self.description['task']](outputs, (height, width), pixels.shape[:2], self.description)
+        seen = pixels.shape[:2]
+        images = np.ascontiguousarray(self._prepare(pixels).transpose(2, 0, 1)[None])
+        return FINISHERS[self.description['task']](self.runtime.run(images), image.shape[:2], seen, self.description)
 
-    def _batch(self, pixels: np.ndarray) -> np.ndarray:
-        size = self.description['input']['size']
-        if size and tuple(size) != pixels.shape[:2]:
-            raise InputError(f'the image becomes {pixels.shape[0]}x{pixels.shape[1]} (height x width) in the test pipeline, and the '
-                             f'file takes {size[0]}x{size[1]} only: export it with --free-size, or give images of one size.')
-        settings = self.description['preprocess']
+    def _prepare(self, pixels: np.ndarray) -> np.ndarray:
+        settings, value = self.description['preprocess'], 0.
         if not settings['inside']:
             pixels = pixels[..., ::-1 if settings['swap'] else 1].astype(np.float32)
             if settings['mean'] is not None:
                 pixels = (pixels - np.array(settings['mean'], np.float32)) / np.array(settings['std'], np.float32)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+        elif settings['mean'] is not None:
+            value = np.round(settings['mean'])[::-1 if settings['swap'] else 1]
+        size = self.description['input']['size']
+        if self.description['task'] != 'detection' or size is None or any(np.greater(pixels.shape[:2], size)):
+            return pixels
+        filled = np.full((*size, pixels.shape[2]), value, pixels.dtype)  # a smaller image in the corner
+        filled[:pixels.shape[0], :pixels.shape[1]] = pixels
+        return filled
 
 
 def resize(pixels: np.ndarray, width: int, height: int, step: Dict[str, Any]) -> np.ndarray:
@@ -151,7 +119,7 @@ def center_crop(pixels: np.ndarray, step: Dict[str, Any]) -> np.ndarray:
 STEPS = dict(resize=resize_to, resize_factor=resize_by, resize_edge=resize_edge, center_crop=center_crop)
 
 
-def interpolate(maps: np.ndarray, size: Tuple[int, int], align_corners: bool = False) -> np.ndarray:
+def interpolate(maps: np.ndarray, size: Size, align_corners: bool = False) -> np.ndarray:
     """Maps (channels, H, W) in another size, bilinearly, as torch.nn.functional.interpolate."""
     for axis, new in zip((1, 2), size):
         old = maps.shape[axis]
@@ -164,7 +132,7 @@ def interpolate(maps: np.ndarray, size: Tuple[int, int], align_corners: bool = F
     return maps
 
 
-def paste(mask: np.ndarray, box: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def paste(mask: np.ndarray, box: np.ndarray, size: Size) -> np.ndarray:
     """Probabilities (h, w) on a grid over a box, for each pixel of an image (H, W); 0 outside. As mmdet pastes masks."""
     for axis, (low, high, pixels) in enumerate(((box[1], box[3], size[0]), (box[0], box[2], size[1]))):
         cells = mask.shape[axis]
@@ -176,12 +144,12 @@ def paste(mask: np.ndarray, box: np.ndarray, size: Tuple[int, int]) -> np.ndarra
     return mask
 
 
-def finish_scores(outputs: Dict[str, np.ndarray], size: Tuple[int, int], seen: Tuple[int, ...], description: dict) -> Dict[str, Any]:
+def finish_scores(outputs: Dict[str, np.ndarray], size: Size, seen: Size, description: dict) -> Dict[str, Any]:
     scores = next(iter(outputs.values()))[0]
     return dict(scores=scores, label=int(scores.argmax()))
 
 
-def finish_maps(outputs: Dict[str, np.ndarray], size: Tuple[int, int], seen: Tuple[int, ...], description: dict) -> Dict[str, Any]:
+def finish_maps(outputs: Dict[str, np.ndarray], size: Size, seen: Size, description: dict) -> Dict[str, Any]:
     settings = description['segmentation']
     if size == seen:
         return dict(labels=outputs['labels'][0], scores=outputs['scores'][0])
@@ -191,12 +159,13 @@ def finish_maps(outputs: Dict[str, np.ndarray], size: Tuple[int, int], seen: Tup
     return dict(labels=(1 / (1 + np.exp(-scores[0])) > settings['threshold']).astype(np.int64), scores=scores)
 
 
-def finish_boxes(outputs: Dict[str, np.ndarray], size: Tuple[int, int], seen: Tuple[int, ...], description: dict) -> Dict[str, Any]:
-    factor = np.array([seen[1] / size[1], seen[0] / size[0]], np.float32)
-    found: Dict[str, Any] = dict(boxes=outputs['boxes'] / np.tile(factor, 2), scores=outputs['scores'], labels=outputs['labels'])
+def finish_boxes(outputs: Dict[str, np.ndarray], size: Size, seen: Size, description: dict) -> Dict[str, Any]:
+    high, factor = np.array([seen[1], seen[0]] * 2, np.float32), np.array([seen[1] / size[1], seen[0] / size[0]] * 2, np.float32)
+    boxes = outputs['boxes'].clip(0, high) / factor
+    found: Dict[str, Any] = dict(boxes=boxes, scores=outputs['scores'], labels=outputs['labels'])
     if 'masks' in outputs:
         threshold = description['detection']['mask_threshold']
-        masks = [paste(mask, box, size) >= threshold for mask, box in zip(outputs['masks'], found['boxes'])]
+        masks = [paste(mask, box, size) >= threshold for mask, box in zip(outputs['masks'], boxes)]
         found['masks'] = np.stack(masks) if masks else np.zeros((0, *size), bool)
     return found
 
