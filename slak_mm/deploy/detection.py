@@ -54,6 +54,17 @@ class DetectorGraph(nn.Module):
         """What :meth:`forward` returns."""
         return ('boxes', 'scores', 'labels', 'masks')[:4 if getattr(self.model, 'with_mask', False) else 3]
 
+    @property
+    def mask_threshold(self) -> Optional[float]:
+        """Least probability of a pixel in a mask; None without masks."""
+        return self.model.roi_head.test_cfg.mask_thr_binary if 'masks' in self.output_names else None
+
+    def least(self, divisor: int) -> int:
+        """Pixels of a side, a multiple of ``divisor``, from which on every map has two: the exporter takes one for a constant."""
+        head = self.model.rpn_head if hasattr(self.model, 'roi_head') else self.model.bbox_head
+        stride = max(max(pair) for pair in head.prior_generator.strides)
+        return (stride // divisor + 1) * divisor
+
     def forward(self, images: Tensor, size: Tuple[Any, Any]) -> Tuple[Tensor, ...]:
         """Detections on one image.
 

@@ -4,8 +4,10 @@ from typing import Any, Callable, Dict, List
 import torch
 from mmcv.ops import nms as mmcv_nms
 from mmcv.ops import roi_align as mmcv_roi_align
-from onnxscript import opset18 as op
+from onnxscript import opset18
 from torch import Tensor
+
+op: Any = opset18
 
 
 @torch.library.custom_op('slak_mm::nms', mutates_args=())
@@ -73,7 +75,8 @@ def _nms_to_onnx(boxes, scores, iou_threshold: float, most: int):
 
 
 def _roi_align_to_onnx(maps, rois, levels, scales, height: int, width: int, sampling_ratio: int, aligned: bool):
-    places, regions = [], []
+    places: Any = []
+    regions: Any = []
     for i, (features, scale) in enumerate(zip(maps, scales)):
         place = op.Reshape(op.NonZero(op.Equal(levels, _integers(i))), _integers(-1))
         chosen = op.Gather(rois, place)

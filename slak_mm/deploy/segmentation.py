@@ -1,4 +1,6 @@
 """Segmentors of mmseg as one graph, on whole images or by sliding windows."""
+from functools import reduce
+from operator import add
 from typing import Any, Dict, Tuple
 
 import torch
@@ -77,7 +79,7 @@ class Segmentor(nn.Module):
         windows = images[:, :, rows.places][..., columns.places].permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
         logits = self._decode(windows).unflatten(0, (rows.count, columns.count, batch))
         # (rows, height, columns, width, N, classes): whole pixels are copied then
-        logits = logits.permute(0, 4, 1, 5, 2, 3).flatten(2, 3).flatten(0, 1)
+        logits = logits.permute(0, 4, 1, 5, 2, 3).contiguous().flatten(2, 3).flatten(0, 1)
         return rows.mean(columns.mean(logits, 1), 0).permute(2, 3, 0, 1)
 
     @property
@@ -113,6 +115,6 @@ class _Windows:
             within = self.pixels - self._starts(number)
             found.append((number.clamp(min=0) * self.window + within.clamp(max=self.window - 1),
                           ((number >= 0) & (within < self.window)).to(values.dtype)))
-        total = sum(weight for _, weight in found)
+        total = reduce(add, (weight for _, weight in found))
         shape = [1] * dim + [-1] + [1] * (values.dim() - dim - 1)
-        return sum(values.index_select(dim, place) * (weight / total).view(shape) for place, weight in found)
+        return reduce(add, (values.index_select(dim, place) * (weight / total).view(shape) for place, weight in found))

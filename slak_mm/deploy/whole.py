@@ -39,6 +39,8 @@ class Normalize(nn.Module):
     def __init__(self, mean: Any, std: Any, swap: bool):
         super().__init__()
         self.swap = swap
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer('mean', torch.tensor(mean or 0.).view(1, -1, 1, 1))
         self.register_buffer('std', torch.tensor(std or 1.).view(1, -1, 1, 1))
 

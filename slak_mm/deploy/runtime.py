@@ -1,0 +1,139 @@
+"""Exported files at work: one way to run them, whatever runs them."""
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Union
+
+import numpy as np
+
+from ..errors import InputError, UserError
+from .description import KEY, unpack
+
+
+class Runtime:
+    """An exported file, open.
+
+    Attributes:
+        path (Path): Of the file.
+        description (dict): See :mod:`slak_mm.deploy.description`.
+    """
+
+    def __init__(self, path: Union[str, Path], text: str):
+        self.path, self.description = Path(path), unpack(text, path)
+
+    def run(self, images: np.ndarray) -> Dict[str, np.ndarray]:
+        """Images (N, C, H, W), as the description wants them, to outputs by their names.
+
+        Raises:
+            InputError: The images are of another type or size.
+        """
+        self.check(images)
+        return dict(zip(self.description['outputs'], self._run(images)))
+
+    def _run(self, images: np.ndarray) -> Any:
+        raise NotImplementedError
+
+    def check(self, images: np.ndarray) -> None:
+        """Raises an InputError if the file does not take these images."""
+        wanted = self.description['input']
+        (batch, channels), size = images.shape[:2], images.shape[2:]
+        if images.dtype != wanted['dtype']:
+            raise InputError(f'{self.path} takes images of {wanted["dtype"]}, these are of {images.dtype}. '
+                             + ('Its pre-processing is inside: give it pixels.' if wanted['dtype'] == 'uint8' else
+                                'Give it normalized images, or export with --preprocess.'))
+        if channels != wanted['channels']:
+            raise InputError(f'{self.path} takes images of {wanted["channels"]} channels, these have {channels}.')
+        if wanted['batch'] is not None and batch != wanted['batch']:
+            raise InputError(f'{self.path} takes {wanted["batch"]} image at a time, these are {batch}.')
+        if wanted['size'] is not None and size != tuple(wanted['size']):
+            raise InputError(f'{self.path} takes images of {"x".join(map(str, wanted["size"]))} pixels (height x width), this one has '
+                             f'{"x".join(map(str, size))}. Export with another --shape, or with --free-size.')
+        if any(given < least for given, least in zip(size, wanted['min_size'])):
+            raise InputError(f'{self.path} takes images from {"x".join(map(str, wanted["min_size"]))} pixels on (height x width), '
+                             f'this one has {"x".join(map(str, size))}.')
+
+
+class OnnxRuntime(Runtime):
+    """A file of ONNX in onnxruntime, on a CPU.
+
+    Args:
+        path (str | Path): Of the file.
+        content (bytes, optional): What is in it. Defaults to None: it is read.
+        threads (int): Defaults to 0: one for each core.
+    """
+
+    def __init__(self, path: Union[str, Path], content: Optional[bytes] = None, threads: int = 0):
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors alone
+        try:
+            self.session = onnxruntime.InferenceSession(content or str(path), options, providers=['CPUExecutionProvider'])
+        except Exception as error:  # its exceptions have no base of their own
+            raise _unreadable(path, error) from error
+        super().__init__(path, self.session.get_modelmeta().custom_metadata_map.get(KEY, ''))
+
+    def _run(self, images: np.ndarray) -> Any:
+        return self.session.run(self.description['outputs'], {self.description['input']['name']: images})
+
+
+class OpenVINO(Runtime):
+    """A file of OpenVINO's format, on a CPU.
+
+    Args:
+        path (str | Path): Of the ``.xml``; the ``.bin`` is next to it.
+        model (openvino.Model, optional): What is in it. Defaults to None: it is read.
+        threads (int): Defaults to 0: one for each core.
+        bf16 (bool): Whether to compute in bfloat16, where the processor can. Defaults to False: in float32.
+    """
+
+    def __init__(self, path: Union[str, Path], model: Any = None, threads: int = 0, bf16: bool = False):
+        import openvino
+        settings: Dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32'}
+        if threads:
+            settings['INFERENCE_NUM_THREADS'] = threads
+        core = openvino.Core()
+        try:
+            model = model or core.read_model(str(path))
+            text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else ''
+            self.compiled = core.compile_model(model, 'CPU', settings)
+        except RuntimeError as error:
+            raise _unreadable(path, error) from error
+        super().__init__(path, text)
+
+    def _run(self, images: np.ndarray) -> Any:
+        return list(self.compiled([images]).values())
+
+
+def _unreadable(path: Union[str, Path], error: Exception) -> InputError:
+    text = ' '.join(str(error).split())[:200]
+    return InputError(f'{path} cannot be read: it is cut short, of another format, or lacks a part. Export it again. ({text})')
+
+
+def open_exported(path: Union[str, Path], bf16: bool = False, threads: int = 0) -> Runtime:
+    """The runtime of a file, by its suffix.
+
+    Args:
+        path (str | Path): ``.onnx`` or ``.xml``.
+        bf16 (bool): Compute in bfloat16; OpenVINO alone can. Defaults to False.
+        threads (int): Defaults to 0: one for each core.
+
+    Raises:
+        UserError: The runtime is not installed.
+        InputError: The file is not there, cannot be read, or another program wrote it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'{path}: there is no such file.')
+    is_onnx = str(path).lower().endswith('.onnx')
+    if is_onnx and bf16:
+        raise InputError('onnxruntime computes in float32 on a CPU. For bfloat16 export to .xml, for OpenVINO.')
+    with needing():
+        return OnnxRuntime(path, threads=threads) if is_onnx else OpenVINO(path, threads=threads, bf16=bf16)
+
+
+@contextmanager
+def needing() -> Iterator[None]:
+    """A context in which an optional package may be imported: one that is missing is a UserError."""
+    try:
+        yield
+    except ImportError as missing:
+        raise UserError(f'{missing.name or missing} is not installed: pip install "slak_mm[deploy]"') from missing
