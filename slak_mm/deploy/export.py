@@ -1,10 +1,10 @@
-"""Models in ONNX: kernels merged, any batch size, images of one size. Needs onnx, onnxruntime and onnxscript."""
+"""Whole models in one file: kernels merged and padded, standard operators of ONNX. Needs onnx, onnxruntime and onnxscript."""
+import copy
+import inspect
 import warnings
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
 import onnx
-import onnxruntime
 import onnxscript.optimizer
 import torch
 from mmengine.config import Config
@@ -13,55 +13,78 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
+from torch.fx.experimental import _config
 
 from ..checkpoints import check_fits, named, source
 from ..errors import InputError, UserError
 from ..models.backbones import backbone_cfg, backbone_cfgs, backbone_of
 from ..models.build import build_model
 from ..registry import enter_scope, library_of
+from .describe import classes_of, fixed_size, loading, model_of, pipeline_steps
+from .description import KEY, pack
 from .merge import merge_model
+from .whole import Classifier, Features, Normalize, Whole, preprocessing
 
 OLDEST_TORCH = '2.6'
 NO_LIMIT = 2**40
+size_config: Any = _config
+LEAST, MOST = 32, 8192  # pixels of a side: the backbone makes it 32 times smaller
 
 
-def check_exportable(cfg: Config, backbone_only: bool) -> None:
-    """Refuses what cannot be exported, before any work is done.
+class Options(NamedTuple):
+    """How a model is exported.
 
-    Raises:
-        UserError: torch is too old.
-        InputError: The config is a whole detector's.
+    Attributes:
+        size (tuple[int, int], optional): Height and width of the images. Defaults to None: any.
+        preprocess (bool): Whether the file normalizes images. Defaults to False.
+        backbone (bool): The backbone alone, whose outputs are its maps. Defaults to False.
+        logits (bool): Of a classifier, logits in place of scores. Defaults to False.
+        pad (int): The maps in the backbone get a multiple of this many channels. Defaults to 16, which onnxruntime wants.
+        opset (int): Of ONNX, from 18. Defaults to 20, the first that has GELU.
     """
+    size: Optional[Tuple[int, int]] = None
+    preprocess: bool = False
+    backbone: bool = False
+    logits: bool = False
+    pad: int = 16
+    opset: int = 20
+
+
+def check_torch() -> None:
+    """Raises a UserError if torch is too old."""
     if digit_version(torch.__version__) < digit_version(OLDEST_TORCH):
         raise UserError(f'the export needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}. Run it in another environment: '
                         'the checkpoint may be of any.')
-    if library_of(cfg) == 'mmdet' and not backbone_only:
-        raise InputError('of a detector only the backbone is exported: add --backbone. For a whole detector use mmdeploy, '
-                         'https://github.com/open-mmlab/mmdeploy.')
 
 
-def load(model: nn.Module, path: str) -> None:
-    """Into a model that has a ``backbone``, from any file that tools/test.py takes; no weight may stay at random."""
-    state_dict = CheckpointLoader.load_checkpoint(source(path), 'cpu')['state_dict']
+def load(model: nn.Module, path: str) -> Dict[str, Any]:
+    """Into a model that has a ``backbone``, from any file that tools/test.py takes; no weight may stay at random.
+
+    Returns:
+        dict: What the file says of its classes.
+    """
+    loaded = CheckpointLoader.load_checkpoint(source(path), 'cpu')
     with named(path):
-        check_fits(state_dict, model)
-    model.load_state_dict(state_dict, strict=False)
+        check_fits(loaded['state_dict'], model)
+    model.load_state_dict(loaded['state_dict'], strict=False)
+    return loaded.get('meta', {}).get('dataset_meta') or {}
 
 
-def build(cfg: Config, checkpoint: str, backbone_only: bool = False) -> nn.Module:
-    """The merged model, for inference.
+def build(cfg: Config, checkpoint: str, backbone_only: bool = False) -> Tuple[nn.Module, Dict[str, Any]]:
+    """The model as it was trained, for inference.
 
     Args:
         cfg (Config): Of the whole model.
         checkpoint (str): Path or URL; 'none' for random weights.
-        backbone_only (bool): The backbone alone, whose outputs are its feature maps. Defaults to False.
+        backbone_only (bool): The backbone alone. Defaults to False.
+
+    Returns:
+        tuple[nn.Module, dict]: The model, and what the checkpoint says of its classes.
     """
     enter_scope(cfg)
     model = _build_backbone(cfg) if backbone_only else build_model(cfg)
-    if checkpoint != 'none':
-        load(model, checkpoint)
-    merge_model(model)
-    return revert_sync_batchnorm(backbone_of(model) if backbone_only else model).eval()
+    meta = {} if checkpoint == 'none' else load(model, checkpoint)
+    return revert_sync_batchnorm(backbone_of(model) if backbone_only else model).eval(), meta
 
 
 def _build_backbone(cfg: Config) -> nn.Module:
@@ -72,59 +95,124 @@ def _build_backbone(cfg: Config) -> nn.Module:
     return module
 
 
-def export(model: nn.Module, images: Tensor, output_names: Sequence[str], opset: int = 20) -> onnx.ModelProto:
-    """Exports a model with torch's exporter, simplified, with a dynamic batch size.
+def whole_model(cfg: Config, model: Any, meta: Dict[str, Any], options: Options) -> Tuple[Whole, Dict[str, Any]]:
+    """A model as a graph, and its description.
 
     Args:
-        model (nn.Module): Of :func:`build`.
-        images (Tensor): (N, C, H, W) as it will be given, with N of 2 or more: of 1 the exporter might take it for a constant.
-        output_names (Sequence[str]): One for each output.
-        opset (int): Of ONNX, from 18. Defaults to 20, the first that has GELU.
+        cfg (Config): Of the model.
+        model (nn.Module): Of :func:`build`. It is not changed.
+        meta (dict): Of :func:`build`.
+        options (Options): What is wanted.
+
+    Raises:
+        InputError: The model predicts in a way that is not known here, or takes no images of the size.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of torch, about itself
-        program: Any = torch.onnx.export(
-            model, (images, ), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')}, ), verbose=False, input_names=['images'],
-            output_names=output_names, opset_version=opset)
-        # without limits, or the taps that cannot reach a map would be cut off again at each start
-        onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
-    proto = program.model_proto
-    for item in (proto, *proto.graph.node):
-        del item.metadata_props[:]  # stack traces, with the paths of this machine
-    onnx.checker.check_model(proto)
-    return proto
+    task = 'features' if options.backbone else model_of(cfg)['task']
+    backbone = backbone_cfg(cfg)
+    copied = copy.deepcopy(model)
+    merge_model(copied, options.pad)
+    parts: Dict[str, Any] = {}
+    least = LEAST, LEAST
+    known: Any = dict(mean=None, std=None, swap=False, divisor=1, pad_value=0.)
+    if task != 'features':
+        known = preprocessing(model.data_preprocessor)
+    if task == 'classification':
+        network: nn.Module = Classifier(copied, options.logits)
+    elif task == 'segmentation':
+        from .segmentation import Segmentor
+        network = Segmentor(copied, free=options.size is None)
+        parts['segmentation'] = network.settings
+        if network.slides and options.size is None:
+            least = tuple(copied.test_cfg.crop_size)
+    elif task == 'detection':
+        from .detection import DetectorGraph
+        network = DetectorGraph(copied)
+        parts['detection'] = dict(mask_threshold=network.mask_threshold)
+        if options.size is None:
+            least = (network.least(known['divisor']), ) * 2
+    elif options.backbone:
+        network = Features(copied)
+    else:
+        raise InputError(f'{library_of(cfg)} is none of the libraries whose models are exported as a whole: add --backbone.')
+    if options.size is not None and any(given < needed for given, needed in zip(options.size, least)):
+        raise InputError(f'--shape {options.size[0]} {options.size[1]}: the model needs images of at least {least[0]} {least[1]}.')
+    if options.preprocess and options.backbone:
+        raise InputError('--preprocess: the backbone alone has no pre-processing. Leave out one of the two.')
+    normalize = Normalize(known['mean'], known['std'], known['swap']) if options.preprocess else nn.Identity()
+    whole = Whole(network, normalize, known['divisor'], known['pad_value']).eval()
+    steps = pipeline_steps(cfg)
+    description = dict(
+        **dict(model_of(cfg), task=task), **classes_of(cfg, meta),
+        outputs=[*whole.output_names],
+        input=dict(name='images', channels=backbone.get('in_channels', 3), dtype='uint8' if options.preprocess else 'float32',
+                   size=options.size and [*options.size], min_size=[*least], batch=1 if task == 'detection' else None),
+        preprocess=dict(known, inside=options.preprocess),
+        load=loading(cfg), pipeline=steps, **parts)
+    return whole, description
 
 
-def largest_difference(model: nn.Module, content: bytes, images: Tensor) -> float:
-    """Between outputs of onnxruntime, on the CPU, and of torch, for the same (N, C, H, W) images: absolute."""
-    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    actual = session.run(None, dict(images=images.numpy()))
-    expected = model(images)
-    expected = [expected] if isinstance(expected, Tensor) else expected
-    return max(float(np.abs(a - e.numpy()).max()) for a, e in zip(actual, expected))
+def choose_size(cfg: Config, given: Optional[Sequence[int]], free: bool) -> Optional[Tuple[int, int]]:
+    """Height and width of the images: those given, else what the test pipeline makes of every image, if it does.
+
+    Returns:
+        tuple[int, int], optional: None if they are free.
+    """
+    if free:
+        return None
+    return (given[0], given[1]) if given else fixed_size(pipeline_steps(cfg))
+
+
+def random_images(description: Dict[str, Any], batch: int, size: Sequence[int]) -> Tensor:
+    """Pixels (N, C, H, W) of coloured patches with noise: something to detect, of bytes."""
+    channels = description['input']['channels']
+    patches = torch.randint(0, 256, (batch, channels, 5, 6)).float()
+    patches = nn.functional.interpolate(patches, size=tuple(size))
+    return (patches + 20 * torch.randn(patches.shape)).clamp(0, 255).byte()
+
+
+def prepared(images: Tensor, description: Dict[str, Any]) -> Tensor:
+    """Pixels (N, C, H, W) as the file takes them."""
+    known = description['preprocess']
+    return images if known['inside'] else Normalize(known['mean'], known['std'], known['swap'])(images)
 
 
 @torch.no_grad()
-def export_checked(model: nn.Module, shape: Sequence[int], output_names: List[str], opset: int = 20,
-                   tolerance: float = 1e-4) -> Tuple[bytes, float]:
-    """Exports a model and runs the result in onnxruntime.
+def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.ModelProto:
+    """Exports a model with torch's exporter, simplified, with its description.
 
     Args:
-        model (nn.Module): Of :func:`build`.
-        shape (Sequence[int]): Channels, height and width of an image.
-        output_names (list[str]): One for each output.
-        opset (int): See :func:`export`.
-        tolerance (float): Largest difference to torch, absolute. Defaults to 1e-4.
-
-    Returns:
-        tuple[bytes, float]: The content of the ONNX file, and :func:`largest_difference`.
-
-    Raises:
-        UserError: The difference is larger.
+        whole (Whole): Of :func:`whole_model`.
+        description (dict): Of :func:`whole_model`.
+        opset (int): Of ONNX, from 18. Defaults to 20.
     """
-    content = export(model, torch.randn(2, *shape), output_names, opset).SerializeToString()
-    difference = largest_difference(model, content, torch.randn(3, *shape))
-    if not difference <= tolerance:
-        raise UserError(f'onnxruntime differs from torch by {difference:.1e}, more than --tolerance {tolerance:.1e}. Nothing was '
-                        'written.')
-    return content, difference
+    size, batch = description['input']['size'], description['input']['batch'] or 2  # of one the exporter might take for a constant
+    settings: Dict[str, Any] = {}
+    dims: Dict[int, Any] = {} if description['input']['batch'] else {0: torch.export.Dim('batch')}
+    if size is None:
+        least = description['input']['min_size']
+        # other numbers than any length in the model
+        size = [max(192, low + low // 2) + extra for low, extra in zip(least, (0, 64))]
+        dims.update({dim: torch.export.Dim(name, min=low, max=MOST) for dim, name, low in zip((2, 3), ('height', 'width'), least)})
+        # guards on numbers of windows or places that the graph does not depend on
+        settings['prefer_deferred_runtime_asserts_over_guards'] = True
+        if not settings.keys() <= inspect.signature(torch.export.export).parameters.keys():
+            raise UserError(f'the export for images of any size needs a newer torch than {torch.__version__}. Give one with --shape.')
+    images = prepared(random_images(description, batch, size), description)
+    translations = None
+    if description['task'] == 'detection':
+        from .operators import translations as make
+        translations = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of torch, about itself
+        with size_config.patch(backed_size_oblivious=True):  # a length of 1 is one of many
+            exported = torch.export.export(whole, (images, ), dynamic_shapes=(dims, ), **settings)
+        program: Any = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=['images'], output_names=whole.output_names,
+                                         opset_version=opset, custom_translation_table=translations)
+        # without limits, or the taps that cannot reach a map would be cut off again at each start
+        onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
+    proto = program.model_proto
+    for item in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        del item.metadata_props[:]  # stack traces, with the paths of this machine
+    onnx.helper.set_model_props(proto, {KEY: pack(description)})
+    onnx.checker.check_model(proto)
+    return proto

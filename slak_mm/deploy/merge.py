@@ -1,5 +1,5 @@
 """Merges large kernels: the same results, faster, and no more to be trained."""
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional
 
 from torch import Tensor, nn
 
@@ -7,11 +7,11 @@ from ..checkpoints.convert import inspect
 from ..models import SLaK
 
 
-def merge_model(model: nn.Module) -> None:
-    """Calls ``switch_to_deploy()`` of each SLaK in a model, or of the model if it is one. It changes the model."""
+def merge_model(model: nn.Module, pad: Optional[int] = None) -> None:
+    """Calls ``switch_to_deploy(pad)`` of each SLaK in a model, or of the model if it is one. It changes the model."""
     for module in model.modules():
         if isinstance(module, SLaK):
-            module.switch_to_deploy()
+            module.switch_to_deploy(pad)
 
 
 def change_state_dict(state_dict: Dict[str, Tensor], change: Callable[[nn.Module], object]) -> Dict[str, Tensor]:

@@ -48,8 +48,8 @@ class Runtime:
             raise InputError(f'{self.path} takes images of {"x".join(map(str, wanted["size"]))} pixels (height x width), this one has '
                              f'{"x".join(map(str, size))}. Export with another --shape, or with --free-size.')
         if any(given < least for given, least in zip(size, wanted['min_size'])):
-            raise InputError(f'{self.path} takes images from {"x".join(map(str, wanted["min_size"]))} pixels on (height x width), this '
-                             f'one has {"x".join(map(str, size))}.')
+            raise InputError(f'{self.path} takes images from {"x".join(map(str, wanted["min_size"]))} pixels on (height x width), '
+                             f'this one has {"x".join(map(str, size))}.')
 
 
 class OnnxRuntime(Runtime):
@@ -105,8 +105,8 @@ class OpenVINO(Runtime):
 
 
 def _unreadable(path: Union[str, Path], error: Exception) -> InputError:
-    return InputError(f'{path} cannot be read: it is cut short, of another format, or lacks a part ({" ".join(str(error).split())[:200]}). '
-                      'Export it again.')
+    text = ' '.join(str(error).split())[:200]
+    return InputError(f'{path} cannot be read: it is cut short, of another format, or lacks a part. Export it again. ({text})')
 
 
 def open_exported(path: Union[str, Path], bf16: bool = False, threads: int = 0) -> Runtime:
@@ -136,4 +136,4 @@ def needing() -> Iterator[None]:
     try:
         yield
     except ImportError as missing:
-        raise UserError(f'{missing.name or missing} is not installed: pip install "slak_mm[deploy]", or the package alone.') from missing
+        raise UserError(f'{missing.name or missing} is not installed: pip install "slak_mm[deploy]"') from missing

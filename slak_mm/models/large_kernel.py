@@ -111,6 +111,17 @@ class DepthwiseConvBN(nn.Module):
             bn.num_features = len(alive)  # type: ignore[assignment]
         self.built = settings(conv)
 
+    def widen(self, channels: int) -> None:
+        """Gives a fused convolution a filter for each of ``channels``: zeros where it had none, and behind its last one."""
+        conv: Any = self.conv
+        index = torch.arange(len(conv.weight), device=conv.weight.device) if self.index is None else self.index
+        for name in ('weight', 'bias'):
+            old = getattr(conv, name).detach()
+            setattr(conv, name, nn.Parameter(old.new_zeros(channels, *old.shape[1:]).index_copy(0, index, old)))
+        self.index = None
+        conv.in_channels = conv.out_channels = conv.groups = channels
+        self.built = settings(conv)
+
     @property
     def is_linear(self) -> bool:
         """Whether the norm is linear: there is none, or a batch norm that normalises by its running statistics."""
@@ -286,12 +297,15 @@ class LargeKernel(nn.Module):
                                     'and cannot be merged: use the model as it is.')
                 step.check_foldable()
 
-    def switch_to_deploy(self) -> None:
+    def switch_to_deploy(self, channels: Optional[int] = None) -> None:
         """Folds each batch norm and, in the parallel forms, adds the small kernel into the centre of the first large one.
 
         Outputs stay equal. A sequence pads its map again before each convolution, so it is no single convolution at the border, and
         a dilated kernel has no taps where the small one needs them: these keep their convolutions, each with a bias. So do
         convolutions without a filter for each channel.
+
+        Args:
+            channels (int, optional): Give each convolution this many, zeros behind the true ones. Defaults to None: it keeps its own.
 
         Raises:
             TypeError: A norm is no batch norm, or a convolution was changed or wrapped. Nothing was merged.
@@ -300,6 +314,8 @@ class LargeKernel(nn.Module):
         for module in self.modules():
             if isinstance(module, DepthwiseConvBN):
                 module.fuse()
+                if channels is not None:
+                    module.widen(channels)
         branch: Any = getattr(self, 'small', None)
         if not self.is_parallel or branch is None or self.has_filters_left_out:
             return

@@ -19,15 +19,16 @@ from ..registry import MODELS, register
 from .bypass import is_observed, is_plain_tensor, is_traced, is_untouched
 from .large_kernel import FORMS, LargeKernel
 from .ops import add, layer_norm_2d, norm_mlp
+from .padding import pad_stage, true_channels
 
 INIT_CFG = (dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=.02, bias=0.), )
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """``nn.LayerNorm`` over the channels of a (N, C, H, W) map; the output is channels_last."""
+    """``nn.LayerNorm`` over the channels of a (N, C, H, W) map, or over its first C if it is padded; the output is channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm_2d(x, self.weight, self.bias, self.eps, plain=is_traced(x))
+        return layer_norm_2d(true_channels(x, self, 1), self.weight, self.bias, self.eps, plain=is_traced(x))
 
 
 @contextmanager
@@ -82,7 +83,7 @@ class SLaKBlock(nn.Module):
         if self._may_bypass(x):
             return norm_mlp(x, (norm.weight, norm.bias, norm.eps), (linear1.weight, linear1.bias), (linear2.weight, linear2.bias),
                             self.gamma)
-        x = linear2(self.act(linear1(norm(x))))
+        x = linear2(self.act(linear1(norm(true_channels(x, norm, -1)))))
         return x if self.gamma is None else x * self.gamma
 
     def _may_bypass(self, x: Tensor) -> bool:
@@ -326,17 +327,27 @@ class SLaK(BaseModule):
             frozen.eval()
             frozen.requires_grad_(False)
 
-    def switch_to_deploy(self) -> None:
+    def switch_to_deploy(self, pad: Optional[int] = None) -> None:
         """Merges each large-kernel layer for inference, in place: outputs stay equal. A second call changes nothing.
+
+        Args:
+            pad (int, optional): Also widen the maps inside to a multiple of this many channels, by zeros, for runtimes whose fast
+                depthwise kernels want that, as onnxruntime's 16. Norms and outputs keep the true widths. The weights of such a model
+                fit no config: it is for export alone. Defaults to None: no padding.
 
         Raises:
             TypeError: A layer cannot be merged, see :meth:`LargeKernel.switch_to_deploy`. Nothing was.
+            ValueError: ``pad`` is no positive integer.
         """
+        _check_number('pad', 1 if pad is None else pad, numbers.Integral, 1)
         layers = [module for module in self.modules() if isinstance(module, LargeKernel)]
         for layer in layers:
             layer.check_mergeable()
         for layer in layers:
             layer.switch_to_deploy()
+        if pad is not None:
+            for width, downsample, stage in zip(self.channels, self.downsample_layers, self.stages):
+                pad_stage(downsample, stage, width + -width % pad)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Layer id of a parameter for layer-wise learning rate decay.

@@ -30,8 +30,14 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 def reachable(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """The taps of (C, 1, kH, kW) kernels that can meet a map of ``size`` (H, W): at most (2H - 1, 2W - 1) around the centre."""
+    """The taps of (C, 1, kH, kW) kernels that can meet a map of ``size`` (H, W): at most (2H - 1, 2W - 1) around the centre.
+
+    In an export for images of any size, all taps.
+    """
+    exports = getattr(getattr(torch, 'compiler', None), 'is_exporting', bool)()
     for dim, length in zip((2, 3), size):
+        if exports and not isinstance(length, int):
+            continue
         unreachable = weight.shape[dim] // 2 - (length - 1)
         if unreachable > 0:
             weight = weight.narrow(dim, unreachable, weight.shape[dim] - 2 * unreachable)
