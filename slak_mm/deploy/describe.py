@@ -28,11 +28,15 @@ def pipeline_steps(cfg: Config) -> Optional[List[Dict[str, Any]]]:
     return found
 
 
-def _pipeline(cfg: Config) -> List[dict]:
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+def innermost(dataset: Dict[str, Any]) -> Dict[str, Any]:
+    """The data set in others that repeat it, or put it together with more: the first that has a pipeline."""
     while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
         dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset.get('pipeline') or []
+    return dataset
+
+
+def _pipeline(cfg: Config) -> List[dict]:
+    return innermost((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
 
 
 def _name(step: dict, cfg: Config) -> str:

@@ -1,4 +1,5 @@
 """Whole models in one file: kernels merged and padded, standard operators of ONNX. Needs onnx, onnxruntime and onnxscript."""
+import ast
 import copy
 import inspect
 import warnings
@@ -151,6 +152,15 @@ def whole_model(cfg: Config, model: Any, meta: Dict[str, Any], options: Options)
     return whole, description
 
 
+def _name_after_module(node: onnx.NodeProto) -> str:
+    """The name of a node, with that of the module that it computes: ``backbone.stages.0.0.pwconv1/node_MatMul_8``."""
+    scopes = [ast.literal_eval(prop.value) for prop in node.metadata_props if prop.key == 'pkg.torch.onnx.name_scopes']
+    module = scopes[0][-2] if scopes and len(scopes[0]) > 1 else ''
+    for wrapper in ('network.', 'model.'):
+        module = module[len(wrapper):] if module.startswith(wrapper) else module
+    return f'{module}/{node.name}' if module else node.name
+
+
 def choose_size(cfg: Config, given: Optional[Sequence[int]], free: bool) -> Optional[Tuple[int, int]]:
     """Height and width of the images: those given, else what the test pipeline makes of every image, if it does.
 
@@ -211,6 +221,8 @@ def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.M
         # without limits, or the taps that cannot reach a map would be cut off again at each start
         onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     proto = program.model_proto
+    for node in proto.graph.node:
+        node.name = _name_after_module(node)
     for item in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         del item.metadata_props[:]  # stack traces, with the paths of this machine
     onnx.helper.set_model_props(proto, {KEY: pack(description)})

@@ -1,6 +1,6 @@
 """An exported file in the place of a model, for the libraries' own Runner, metrics, hooks and inferencers."""
 from types import SimpleNamespace
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -82,16 +82,21 @@ class ExportedModel(BaseModel):
     @torch.no_grad()
     def test_step(self, data: Dict[str, Any]) -> List[Any]:
         """A batch of a test data loader to predictions, data samples of the library."""
+        return getattr(self, f'_{self.description["task"]}')(*self.prepare(data))
+
+    val_step = test_step
+
+    def prepare(self, data: Dict[str, Any]) -> Tuple[List[Tensor], Any]:
+        """A batch of a test data loader to images (C, H, W) as the file takes them, and the library's data samples."""
         raw = [image for image in data['inputs']]
         data = self.data_preprocessor(data, False)
-        samples = data['data_samples']
         if self.description['preprocess']['inside']:
             images = [image.cpu() for image in raw]
         else:  # without padding: the file does that itself
             images = [image[:, :before.shape[1], :before.shape[2]].cpu() for image, before in zip(data['inputs'], raw)]
-        return getattr(self, f'_{self.description["task"]}')(images, samples)
-
-    val_step = test_step
+        if self.description['task'] == 'detection':
+            images = [self._fill(image) for image in images]
+        return images, data['data_samples']
 
     def _run(self, images: Sequence[Tensor]) -> Dict[str, Tensor]:
         if any(image.shape != images[0].shape for image in images):
@@ -116,7 +121,7 @@ class ExportedModel(BaseModel):
 
     def _detection(self, images: List[Tensor], samples: Any) -> List[Any]:
         for image, sample in zip(images, samples):
-            outputs = self._run([self._fill(image)])
+            outputs = self._run([image])
             sample.pred_instances = self._instances(outputs, sample.metainfo)
         return samples
 

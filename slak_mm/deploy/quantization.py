@@ -10,7 +10,9 @@ import numpy as np
 from .description import KEY
 from .runtime import open_exported
 
-LAYERS = dict(onnx=('Conv', 'Gemm', 'MatMul'), openvino=('Convolution', 'GroupConvolution', 'MatMul'))
+QUANTIZED = ['Conv', 'Gemm', 'MatMul']  # by onnxruntime; nncf has its own list
+# whose outputs are compared: of OpenVINO's after the bias, since nncf moves offsets and scales to what follows
+COMPARED = dict(onnx=('Conv', 'Gemm', 'Add'), openvino=('Add', ))
 Images = Sequence[np.ndarray]
 Layers = Tuple[Dict[str, str], Callable[[np.ndarray], Sequence[np.ndarray]]]  # key to name; image to the output of each
 
@@ -64,7 +66,7 @@ def _quantize_onnx(path: str, images: Images, out: str) -> None:
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(prepared, out, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
                                      activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-                                     op_types_to_quantize=list(LAYERS['onnx']))
+                                     op_types_to_quantize=QUANTIZED)
 
 
 def layer_errors(path: str, quantized: str, images: Images) -> Dict[str, float]:
@@ -76,7 +78,8 @@ def layer_errors(path: str, quantized: str, images: Images) -> Dict[str, float]:
         images (Sequence[ndarray]): What both take.
 
     Returns:
-        dict[str, float]: By the name of the convolution or product, the largest error first.
+        dict[str, float]: By the name of the layer, or of the sum that its bias is added in, the largest error first. Layers that
+        see regions of an image are left out: a detector proposes others, or in another order.
     """
     open_layers = _openvino_layers if is_openvino(path) else _onnx_layers
     (names, run_before), (others, run_after) = open_layers(path), open_layers(quantized)
@@ -84,10 +87,11 @@ def layer_errors(path: str, quantized: str, images: Images) -> Dict[str, float]:
     sums = np.zeros((2, len(shared)))
     for image in images:
         before, after = dict(zip(names, run_before(image))), dict(zip(others, run_after(image)))
-        sums += [[np.square(before[key] - after[key], dtype=np.float64).sum() for key in shared],
-                 [np.square(before[key], dtype=np.float64).sum() for key in shared]]
+        for i, key in enumerate(shared):
+            if before[key].shape == after[key].shape and len(before[key]) == len(image):
+                sums[:, i] += [np.square(each, dtype=np.float64).sum() for each in (before[key] - after[key], before[key])]
     errors = np.sqrt(sums[0] / np.maximum(sums[1], 1e-30))
-    return {names[shared[i]]: float(errors[i]) for i in np.argsort(-errors, kind='stable')}
+    return {names[shared[i]]: float(errors[i]) for i in np.argsort(-errors, kind='stable') if sums[1, i]}
 
 
 def _openvino_layers(path: str) -> Layers:
@@ -95,7 +99,7 @@ def _openvino_layers(path: str) -> Layers:
     core = openvino.Core()
     model = core.read_model(path)
     kept = len(model.outputs)
-    names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in LAYERS['openvino']]
+    names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in COMPARED['openvino']]
     model.add_outputs([(name, 0) for name in names])
     compiled = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
     return {name: name for name in names}, lambda image: [*compiled(image).values()][kept:]
@@ -105,7 +109,7 @@ def _onnx_layers(path: str) -> Layers:
     import onnx
     import onnxruntime
     model = onnx.load(path)
-    names = {node.output[0]: node.name or node.output[0] for node in model.graph.node if node.op_type in LAYERS['onnx']}
+    names = {node.output[0]: node.name or node.output[0] for node in model.graph.node if node.op_type in COMPARED['onnx']}
     there = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=key) for key in names if key not in there)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
