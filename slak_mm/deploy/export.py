@@ -207,9 +207,9 @@ def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.M
         with size_config.patch(backed_size_oblivious=True):  # a length of 1 is one of many
             exported = torch.export.export(whole, (images, ), dynamic_shapes=(dims, ), **settings)
         program: Any = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=['images'], output_names=whole.output_names,
-                                         opset_version=opset, custom_translation_table=translations)
+                                         opset_version=opset, custom_translation_table=translations, optimize=False)
         # without limits, or the taps that cannot reach a map would be cut off again at each start
-        onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
+        onnxscript.optimizer.optimize(program.model, num_iterations=1, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     proto = program.model_proto
     for item in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         del item.metadata_props[:]  # stack traces, with the paths of this machine
