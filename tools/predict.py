@@ -14,11 +14,11 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('images', type=Path, help='image, or folder of images')
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='path or URL')
+    parser.add_argument('checkpoint', help='path or URL; or an exported file, .onnx or .xml')
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder for the pictures')
     parser.add_argument('--device', help='defaults to a GPU if there is one')
     parser.add_argument('--score-thr', type=float, default=.3, help='least score of a box that is drawn')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: fp16 on a GPU, bf16 on a CPU')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: fp16 on a GPU, bf16 on a CPU and in an .xml')
     common.add_cfg_options(parser)
     return parser.parse_args(argv)
 

@@ -217,9 +217,9 @@ def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.M
         with size_config.patch(backed_size_oblivious=True):  # a length of 1 is one of many
             exported = torch.export.export(whole, (images, ), dynamic_shapes=(dims, ), **settings)
         program: Any = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=['images'], output_names=whole.output_names,
-                                         opset_version=opset, custom_translation_table=translations)
+                                         opset_version=opset, custom_translation_table=translations, optimize=False)
         # without limits, or the taps that cannot reach a map would be cut off again at each start
-        onnxscript.optimizer.optimize(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
+        onnxscript.optimizer.optimize(program.model, num_iterations=1, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     proto = program.model_proto
     for node in proto.graph.node:
         node.name = _name_after_module(node)

@@ -18,8 +18,10 @@ from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
 from ..checks import DataError, cut_short, refusing
+from ..models.build import quiet
 from ..models.precision import autocast_forward
 from ..registry import class_of, enter_scope, library_of
+from .description import is_exported
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp')
 Loader = Callable[[str], np.ndarray]
@@ -91,15 +93,22 @@ def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None,
 
     Args:
         cfg (Config): As :func:`slak_mm.checks.load_config` returns it.
-        checkpoint (str): Path or URL, in any format.
+        checkpoint (str): Path or URL, in any format; or an exported file, ``.onnx`` or ``.xml``, which runs on the CPU.
         device (str, optional): Defaults to None: a GPU if there is one.
         amp (bool): Whether to compute under autocast, see :func:`~slak_mm.models.precision.autocast_forward`. Defaults to False.
+            Of an ``.xml``, in bfloat16.
 
     Raises:
         CheckpointError: The file is unreadable or unsafe, or leaves weights of the model at random.
         InputError: The config cannot be built.
     """
     enter_scope(cfg)
+    if is_exported(checkpoint):
+        from .exported import exported_cfg
+        with refusing(cfg.filename), quiet():  # which say that there are no weights
+            inferencer = _build(cfg, None, 'cpu', exported_cfg(cfg, checkpoint, amp))
+        _name_classes(inferencer, cfg, inferencer.model.description)
+        return inferencer
     weights = source(checkpoint)
     with named(checkpoint), refusing(cfg.filename):
         inferencer = _build(cfg, weights, device)
@@ -163,12 +172,13 @@ def _with_plain_names(cfg: Config, library: Optional[str]) -> Config:
     return cfg
 
 
-def _build(cfg: Config, weights: str, device: Optional[str]) -> Any:
+def _build(cfg: Config, weights: Optional[str], device: Optional[str], model: Optional[dict] = None) -> Any:
     library = library_of(cfg)
     cfg = _with_plain_names(cfg, library)
+    cfg.model = model or cfg.model
     if library == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
-        return ImageClassificationInferencer(cfg, pretrained=weights, device=device)
+        return ImageClassificationInferencer(cfg, pretrained=weights or False, device=device)
     if library == 'mmseg':
         from mmseg.apis import MMSegInferencer
         return MMSegInferencer(cfg, weights=weights, device=device)
