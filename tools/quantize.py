@@ -74,7 +74,7 @@ def main(argv=None):
         runtime = type(open_exported(args.file)).__name__
         with console.status('reading images'):
             images = calibration_images(cfg, args.file, args.calibrate)
-        console.print(f'{len(images)} images of the training data')
+        console.print(f'images of the training data: {len(images)}')
         new = os.path.join(folder, args.out.name)
         with console.status('quantizing'):
             quantization.quantize(args.file, images, new)

@@ -1,7 +1,7 @@
 """What other versions of torch and mmengine need, in one place: versions.py, imported before anything else of the package that needs
 torch; and torchvision_cpu.py, which waits for the import of torchvision."""
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
 from . import torchvision_cpu
 
@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module('.versions', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """Models as they leave for other programs. To import this, and :class:`Session`, takes neither torch nor OpenMMLab."""
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
 from .session import Session
 
@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

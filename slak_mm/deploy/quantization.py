@@ -84,11 +84,12 @@ def layer_errors(path: str, quantized: str, images: Images) -> Dict[str, float]:
     open_layers = _openvino_layers if is_openvino(path) else _onnx_layers
     (names, run_before), (others, run_after) = open_layers(path), open_layers(quantized)
     shared = [key for key in names if key in others]
+    proposes = open_exported(path).description['task'] == 'detection'
     sums = np.zeros((2, len(shared)))
     for image in images:
         before, after = dict(zip(names, run_before(image))), dict(zip(others, run_after(image)))
         for i, key in enumerate(shared):
-            if before[key].shape == after[key].shape and len(before[key]) == len(image):
+            if before[key].shape == after[key].shape and (not proposes or before[key].shape[:1] == image.shape[:1]):
                 sums[:, i] += [np.square(each, dtype=np.float64).sum() for each in (before[key] - after[key], before[key])]
     errors = np.sqrt(sums[0] / np.maximum(sums[1], 1e-30))
     return {names[shared[i]]: float(errors[i]) for i in np.argsort(-errors, kind='stable') if sums[1, i]}

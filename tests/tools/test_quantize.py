@@ -1,0 +1,75 @@
+"""tools/quantize.py on a micro segmentor, by both runtimes: what is written, what is said, and what is refused."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exported_files import folder, seg, tool  # noqa: F401
+from mmengine import Config
+from versions import needs_torch
+
+from slak_mm.deploy import quantization
+from slak_mm.deploy.calibration import calibration_images
+from slak_mm.deploy.runtime import open_exported
+from slak_mm.errors import UserError
+
+pytestmark = [pytest.mark.slow, needs_torch('2.8')]
+
+
+def test_onnx(tool, folder, seg, capsys):  # noqa: F811
+    out = folder.root / 'int8/seg.onnx'
+    tool('quantize', folder.config('seg'), seg, out, '--calibrate', 3)
+    text = capsys.readouterr().out
+    for word in ('mIoU', 'MB', 'ms an image, OnnxRuntime', 'layers that changed most'):
+        assert word in text
+    assert 'images of the training data: 1' in text
+    assert out.stat().st_size < .6 * Path(seg).stat().st_size
+    before, after = open_exported(seg), open_exported(out)
+    assert after.description == before.description
+    image = np.random.RandomState(0).standard_normal((1, 3, 64, 80)).astype(np.float32)
+    a, b = before.run(image)['scores'], after.run(image)['scores']
+    assert 0 < np.abs(a - b).max() and np.linalg.norm(a - b) < .2 * np.linalg.norm(a)
+
+
+def test_openvino(tool, folder):  # noqa: F811
+    pytest.importorskip('nncf')
+    path, out = folder(tool, 'seg', 'seg.xml'), folder.root / 'int8/seg.xml'
+    tool('quantize', folder.config('seg'), path, out, '--calibrate', 1)
+    assert out.with_suffix('.bin').stat().st_size < .6 * Path(path).with_suffix('.bin').stat().st_size
+    assert open_exported(out).description == open_exported(path).description
+
+
+def test_too_large_a_drop_writes_nothing(tool, folder, seg):  # noqa: F811
+    out = folder.root / 'refused/seg.onnx'
+    with pytest.raises(SystemExit, match='mIoU drops by .* points, more than --max-drop -100. Nothing was written'):
+        tool('quantize', folder.config('seg'), seg, out, '--max-drop', -100)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize('out, message', [('seg.xml', 'must have the suffix of'), ('seg.onnx', 'is the file itself')])
+def test_names_that_are_refused(tool, folder, seg, out, message, capsys):  # noqa: F811
+    with pytest.raises(SystemExit):
+        tool('quantize', folder.config('seg'), seg, folder.root / out)
+    assert message in capsys.readouterr().err
+
+
+def test_calibration_images_are_those_of_the_test_pipeline(folder, seg):  # noqa: F811
+    cfg = Config.fromfile(folder.config('seg'))
+    image, = calibration_images(cfg, str(seg), 5)  # the toy data have one
+    assert image.shape == (1, 3, 64, 80) and image.dtype == np.float32 and abs(image.mean()) < 3
+    cfg.pop('train_dataloader')
+    with pytest.raises(UserError, match='no train_dataloader'):
+        calibration_images(cfg, str(seg), 5)
+
+
+def test_the_error_of_a_layer(folder, seg):  # noqa: F811
+    """Of a file compared with itself, and with one whose one layer is another."""
+    import onnx
+    image = np.random.RandomState(0).standard_normal((1, 3, 64, 80)).astype(np.float32)
+    assert set(quantization.layer_errors(str(seg), str(seg), [image]).values()) == {0.}
+    model = onnx.load(seg)
+    last = [node for node in model.graph.node if node.op_type == 'Conv'][-1]
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == last.input[1])
+    weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, folder.root / 'changed.onnx')
+    errors = quantization.layer_errors(str(seg), str(folder.root / 'changed.onnx'), [image])
+    assert list(errors)[0] == last.name and 0 < errors[last.name] <= .5 + 1e-6 and sum(error > 0 for error in errors.values()) == 1
