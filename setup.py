@@ -54,6 +54,8 @@ extras = dict(
     seg=[*engine, 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
 )
 extras['all'] = sorted({name for names in extras.values() for name in names})
+# to export models and to run them; the runtimes alone are enough for a file that is there
+extras['deploy'] = ['onnx', 'onnxruntime', 'onnxscript', 'openvino']
 extras['safetensors'] = ['safetensors']  # to read and write files of this format
 extras['dev'] = (HERE / 'requirements/dev.txt').read_text('utf-8').split()
 

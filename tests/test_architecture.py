@@ -15,7 +15,8 @@ ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a predic
 # room: the only packages that it may import, with the standard library and itself
 ALONE = {'slak_mm.sparsity': {'torch', 'numpy'}, 'slak_mm.models.ops': {'torch', 'numpy', 'triton'}}
 LIBRARIES = {'mmdet', 'mmseg', 'mmpretrain'}  # a user may have one of them: imported in functions alone
-OPTIONAL = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'sklearn'}  # imported by modules that slak_mm itself does not import
+# imported by modules that slak_mm itself does not import
+OPTIONAL = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'}
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason='no list of the standard library; one Python is enough')
 
 

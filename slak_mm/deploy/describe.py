@@ -5,7 +5,7 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 
 from ..checks import refusing
-from ..registry import class_of, library_of
+from ..registry import class_of, enter_scope, library_of
 from .description import TASKS
 from .predict import metainfo_of
 
@@ -15,6 +15,7 @@ Size = Optional[Tuple[int, int]]
 
 def pipeline_steps(cfg: Config) -> Optional[List[Dict[str, Any]]]:
     """``pipeline`` of :mod:`slak_mm.deploy.description`: what tests do to an image; None if a step is of another kind."""
+    enter_scope(cfg)
     found = []
     for step in _pipeline(cfg):
         name = _name(step, cfg)

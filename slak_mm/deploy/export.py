@@ -2,7 +2,6 @@
 import ast
 import copy
 import inspect
-import warnings
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import onnx
@@ -19,7 +18,7 @@ from torch.fx.experimental import _config
 from ..checkpoints import check_fits, named, source
 from ..errors import InputError, UserError
 from ..models.backbones import backbone_cfg, backbone_cfgs, backbone_of
-from ..models.build import build_model
+from ..models.build import build_model, quiet
 from ..registry import enter_scope, library_of
 from .describe import classes_of, fixed_size, loading, model_of, pipeline_steps
 from .description import KEY, pack
@@ -173,11 +172,11 @@ def choose_size(cfg: Config, given: Optional[Sequence[int]], free: bool) -> Opti
 
 
 def random_images(description: Dict[str, Any], batch: int, size: Sequence[int]) -> Tensor:
-    """Pixels (N, C, H, W) of coloured patches with noise: something to detect, of bytes."""
-    channels = description['input']['channels']
-    patches = torch.randint(0, 256, (batch, channels, 5, 6)).float()
+    """Pixels (N, C, H, W) of coloured patches with noise: something to detect, of bytes; the same in each call."""
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randint(0, 256, (batch, description['input']['channels'], 5, 6), generator=generator).float()
     patches = nn.functional.interpolate(patches, size=tuple(size))
-    return (patches + 20 * torch.randn(patches.shape)).clamp(0, 255).byte()
+    return (patches + 20 * torch.randn(patches.shape, generator=generator)).clamp(0, 255).byte()
 
 
 def prepared(images: Tensor, description: Dict[str, Any]) -> Tensor:
@@ -212,8 +211,7 @@ def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.M
     if description['task'] == 'detection':
         from .operators import translations as make
         translations = make()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of torch, about itself
+    with quiet():  # torch says much about itself
         with size_config.patch(backed_size_oblivious=True):  # a length of 1 is one of many
             exported = torch.export.export(whole, (images, ), dynamic_shapes=(dims, ), **settings)
         program: Any = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=['images'], output_names=whole.output_names,

@@ -1,5 +1,5 @@
 """Whole models as one graph: from an image, with or without its normalization, to what the library predicts."""
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,15 @@ def preprocessing(preprocessor: Any) -> Dict[str, Any]:
     swap = next((getattr(preprocessor, name) for name in ('_channel_conversion', 'channel_conversion', 'to_rgb')
                  if hasattr(preprocessor, name)), False)
     return dict(
-        mean=preprocessor.mean.flatten().tolist() if normalizes else None,
-        std=preprocessor.std.flatten().tolist() if normalizes else None,
+        mean=_numbers(preprocessor.mean) if normalizes else None,
+        std=_numbers(preprocessor.std) if normalizes else None,
         swap=bool(swap),
         divisor=settings.get('size_divisor') or getattr(preprocessor, 'pad_size_divisor', None) or 1,
         pad_value=float(getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))))
+
+
+def _numbers(values: Tensor) -> List[float]:
+    return [float(str(value)) for value in values.flatten().cpu().numpy()]  # as they were written, 123.675 and not 123.67500305
 
 
 class Normalize(nn.Module):
