@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 import torch
 import warm
+from exported_files import cls, det, folder, seg, tool  # noqa: F401  (fixtures)
 from micro_configs import MICRO
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope

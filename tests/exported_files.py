@@ -23,8 +23,11 @@ class Folder:
 
     def __init__(self, root):
         self.root = root
-        write_ade20k(root / 'ade', ToySpec(num_train=1, num_val=2, size=(64, 80)))
-        write_coco(root / 'coco', ToySpec(num_train=1, num_val=2, size=(64, 80)))
+        self.lock = FileLock(f'{root}.lock')  # the process that has it can take it again
+        with self.lock:
+            if not root.exists():
+                write_ade20k(root / 'ade', ToySpec(num_train=1, num_val=2, size=(64, 80)))
+                write_coco(root / 'coco', ToySpec(num_train=1, num_val=2, size=(64, 80)))
 
     def config(self, name):
         """The path of a config, with a checkpoint next to it."""

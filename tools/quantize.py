@@ -33,6 +33,7 @@ def parse_args(argv=None):
     parser.add_argument('--max-drop', type=float, metavar='POINTS',
                         help='write nothing if mAP, mIoU or top-1 accuracy drops by more, of 100')
     parser.add_argument('--threads', type=int, default=0, help='of the runtime, when speed is measured; defaults to one for each core')
+    parser.add_argument('--seconds', type=float, default=10, help='for how long speed is measured; defaults to 10')
     common.add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.calibrate < 1:
@@ -85,7 +86,7 @@ def main(argv=None):
         with console.status('comparing layers'):
             errors = quantization.layer_errors(args.file, new, images[:4])
         with console.status('measuring speed'):
-            speeds = quantization.compare_speed([args.file, new], images[0], args.threads)
+            speeds = quantization.compare_speed([args.file, new], images[0], args.threads, args.seconds)
         sizes = [sum(part.stat().st_size for part in quantization.files_of(path)) / 1e6 for path in (args.file, new)]
         console.print(table_of(*metrics, sizes, speeds, runtime))
         worst = Table('layers that changed most', 'difference, relative')

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from exported_files import cls, det, folder, seg, tool  # noqa: F401
 from mmengine import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
@@ -31,7 +30,7 @@ def by_the_runner(config, path):
     return cv2.imread(sample.img_path)[..., ::-1], sample
 
 
-def test_a_classifier(cls, folder):  # noqa: F811
+def test_a_classifier(cls, folder):
     image = np.random.RandomState(0).randint(0, 256, (64, 96, 3), np.uint8)
     session = Session(cls)
     session.description['pipeline'] = []  # the shape was given
@@ -41,7 +40,7 @@ def test_a_classifier(cls, folder):  # noqa: F811
     assert found['scores'].sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_segmentor(seg, folder):  # noqa: F811
+def test_a_segmentor(seg, folder):
     image, sample = by_the_runner(folder.config('seg'), seg)
     found = Session(seg)(image)
     assert found['labels'].shape == image.shape[:2] and len(np.unique(found['labels'])) > 1
@@ -49,7 +48,7 @@ def test_a_segmentor(seg, folder):  # noqa: F811
     assert (found['labels'] == sample.pred_sem_seg.data[0].numpy()).mean() > .999
 
 
-def test_a_detector(det, folder):  # noqa: F811
+def test_a_detector(det, folder):
     image, sample = by_the_runner(folder.config('det'), det)
     found, expected = Session(det)(image), sample.pred_instances
     assert len(found['boxes']) == len(expected) > 3
@@ -59,7 +58,7 @@ def test_a_detector(det, folder):  # noqa: F811
     assert (found['masks'] == np.asarray(expected.masks)).mean() > .9999
 
 
-def test_it_imports_neither_torch_nor_openmmlab(seg, folder):  # noqa: F811
+def test_it_imports_neither_torch_nor_openmmlab(seg, folder):
     """In an interpreter in which nobody can."""
     image, sample = by_the_runner(folder.config('seg'), seg)
     np.save(folder.root / 'image.npy', image)
@@ -77,12 +76,12 @@ print(session.description['task'], session(np.load({str(folder.root / 'image.npy
 
 @pytest.mark.parametrize('image', [None, 'image.jpg', np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8),
                                    np.zeros((3, 8, 8), np.uint8)])
-def test_what_is_no_image(seg, image):  # noqa: F811
+def test_what_is_no_image(seg, image):
     with pytest.raises(InputError, match=r'array of uint8 of the shape \(H, W, 3\)'):
         Session(seg)(image)
 
 
-def test_what_it_does_not_take(seg, cls, tmp_path):  # noqa: F811
+def test_what_it_does_not_take(seg, cls, tmp_path):
     import onnx
     with pytest.raises(InputError, match='no such file'):
         Session(tmp_path / 'none.onnx')

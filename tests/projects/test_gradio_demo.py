@@ -8,7 +8,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from exported_files import segmentor  # noqa: F401
 from PIL import Image
 
 pytest.importorskip('gradio')
@@ -19,10 +18,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which('chromedrive
 
 
 @pytest.fixture
-def page(segmentor):  # noqa: F811
-    """The address at which the page of a segmentor is served."""
+def page(seg):
+    """The address at which the page of a seg is served."""
     address = f'http://127.0.0.1:{PORT}'
-    server = subprocess.Popen([sys.executable, APP, segmentor, '--port', str(PORT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    server = subprocess.Popen([sys.executable, APP, seg, '--port', str(PORT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         for _ in range(120):
             try:
