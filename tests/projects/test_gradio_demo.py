@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which('chromedrive
 
 @pytest.fixture
 def page(seg):
-    """The address at which the page of a seg is served."""
+    """The address at which the page of a segmentor is served."""
     address = f'http://127.0.0.1:{PORT}'
     server = subprocess.Popen([sys.executable, APP, seg, '--port', str(PORT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

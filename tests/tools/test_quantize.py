@@ -67,9 +67,10 @@ def test_the_error_of_a_layer(folder, seg):
     image = np.random.RandomState(0).standard_normal((1, 3, 64, 80)).astype(np.float32)
     assert set(quantization.layer_errors(str(seg), str(seg), [image]).values()) == {0.}
     model = onnx.load(seg)
-    last = [node for node in model.graph.node if node.op_type == 'Conv'][-1]
+    last = next(node for node in model.graph.node if node.name.startswith('decode_head.conv_seg/') and node.op_type == 'Conv')
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == last.input[1])
     weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(weight), weight.name))
     onnx.save(model, folder.root / 'changed.onnx')
     errors = quantization.layer_errors(str(seg), str(folder.root / 'changed.onnx'), [image])
-    assert list(errors)[0] == last.name and 0 < errors[last.name] <= .5 + 1e-6 and sum(error > 0 for error in errors.values()) == 1
+    assert list(errors)[0] == last.name and .4 < errors[last.name] <= .5 + 1e-6
+    assert all(error == 0 for name, error in errors.items() if name.startswith('backbone'))  # which comes before
