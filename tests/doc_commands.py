@@ -28,6 +28,7 @@ NOT_RUN = {
     r'python tools/benchmark\.py (train|upkeep|neurons)': 'a minute, with real networks; tests/tools/test_benchmark.py has micro ones',
     r'python -m pytest tests/gpu': 'needs a GPU; each test says how it runs on a CPU',
     r'python tools/chaos\.py': 'minutes: it kills trainings; tests/tools/test_chaos.py runs it small',
+    r'python tools/export\.py .*(upernet|cascade)': 'half a minute each; tests/tools/test_export.py writes micro ones',
     r'python tools/get_flops\.py --paper': 'minutes; tests/tools/test_get_flops.py checks its rows',
 }
 # What is changed in a command to make it small: options that are put at its end, or a substitution.
@@ -41,7 +42,6 @@ SMALLER = {
     r'benchmark\.py (layer|scaling)': ' --channels 4 --kernel-size 9 --batch 1 --resolutions 4 8',
     r'get_flops\.py .*--allocation': ' --shape 64 64',
     r'train\.py work_dirs/sparse_micro\.py': ' --cfg-options train_cfg.max_iters=4 default_hooks.checkpoint.interval=2',
-    r'export_onnx\.py .* --shape': ' --shape 64 96',
 }
 SUBSTITUTIONS = {
     r'tools/dist_(\w+)\.sh +(\S+) +\d+': r'python tools/\1.py \2',  # what it starts, once: mmengine's launcher needs GPUs

@@ -61,8 +61,8 @@ class Folder:
         model = build_model(cfg)
         randomise(model)
         for part, value in model.named_parameters():  # scores far from each other
-            if part.endswith('fc_cls.weight'):
-                value.data.mul_(4)
+            if part.endswith(('fc_cls.weight', 'rpn_cls.weight')):
+                value.data.normal_(0, 2 / value[0].numel()**.5)
         torch.save(dict(state_dict=model.state_dict(), meta={}), path.with_suffix('.pth'))
 
     def __call__(self, tool, name, out, *args):

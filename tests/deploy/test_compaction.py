@@ -205,12 +205,15 @@ def test_the_tool_in_each_library(request, tmp_path, monkeypatch, name):
 @pytest.mark.slow
 def test_through_onnx():
     from slak_mm.deploy.export import export
+    from slak_mm.deploy.whole import Features, Whole
     model = prune(slak(), granularity=dict(neuron=.4, filter=.4)).eval()
     expected = outputs(model)[0]
     assert compact(model)[''].keys() == {'mlp_channels', 'filters'}
-    merge_model(model)
+    merge_model(model, 16)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    content = export(model, images, ['stage3']).SerializeToString()
+    described = dict(task='features', input=dict(size=[64, 64], batch=None, channels=3),
+                     preprocess=dict(inside=False, mean=None, std=None, swap=False))
+    content = export(Whole(Features(model), torch.nn.Identity()), described).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     out, = session.run(None, dict(images=images.numpy()))
     torch.testing.assert_close(torch.from_numpy(out), expected, rtol=1e-5, atol=1e-5)
