@@ -11,7 +11,8 @@ FILES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.part
 LEVELS = [{'errors', 'companion'}, {'registry', 'compat'}, {'sparsity'}, {'checkpoints'}, {'models'},
           {'training', 'reliability', 'checks', 'deploy', 'analysis', 'toy', 'implicit_gemm'}, {'zoo'}, {'public'}, {'__init__'}]
 # on one level: who may import whom, and why
-ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a prediction'}
+ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a prediction',
+           ('analysis', 'deploy'): 'the speed of exported files is measured'}
 # room: the only packages that it may import, with the standard library and itself
 ALONE = {'slak_mm.sparsity': {'torch', 'numpy'}, 'slak_mm.models.ops': {'torch', 'numpy', 'triton'}}
 LIBRARIES = {'mmdet', 'mmseg', 'mmpretrain'}  # a user may have one of them: imported in functions alone

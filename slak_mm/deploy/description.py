@@ -16,7 +16,7 @@ It is JSON, in the metadata of an ONNX file, and in ``rt_info`` of OpenVINO's fo
                     batch       1, or null if it is free
     preprocess      inside      whether the file normalizes: then images are as they were read and resized
                     mean, std   of the channels as the network wants them; null if it wants none
-                    swap        whether the network wants red and blue swapped: images are read as OpenCV does, blue first
+                    swap        whether the network wants red and blue of three channels swapped: OpenCV reads blue first
                     divisor     the file itself pads height and width to a multiple of this, at the right and at the bottom, after it
                                 normalized: not to be done before
                     pad_value   with which number

@@ -75,6 +75,10 @@ class ExportedModel(BaseModel):
                              'config that it was exported with.')
         self.dataset_meta = {key: described[key] for key in ('classes', 'palette')}
 
+    def to(self, *args: Any, **kwargs: Any) -> 'ExportedModel':
+        """Stays on the CPU, where the file runs."""
+        return self
+
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
         """Is not used: :meth:`test_step` needs the images before they were normalized."""
         raise NotImplementedError

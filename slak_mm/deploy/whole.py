@@ -50,7 +50,9 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.float()
-        return ((images.flip(1) if self.swap else images) - self.mean) / self.std
+        if self.swap and images.shape[1] == 3:  # the libraries leave other numbers of channels as they are
+            images = images.flip(1)
+        return (images - self.mean) / self.std
 
 
 class Whole(nn.Module):

@@ -32,6 +32,14 @@ def check_target(path: Path) -> None:
         raise InputError(f'{path}: the name of the file says the format: {" or ".join(SUFFIXES)} (OpenVINO).')
 
 
+def to_openvino(content: bytes, description: Dict[str, Any]) -> Any:
+    """OpenVINO's model of an ONNX file, with the description in its ``rt_info``."""
+    import openvino
+    model = openvino.convert_model(io.BytesIO(content))
+    model.set_rt_info(pack(description), KEY)
+    return model
+
+
 def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, tolerance: float = 1e-4) -> Receipt:
     """Exports a model, compares what the file predicts with what torch does, and writes it.
 
@@ -54,9 +62,7 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
     runtimes: List[Runtime] = [OnnxRuntime(path, content)]
     converted = None
     if path.suffix.lower() == '.xml':
-        import openvino
-        converted = openvino.convert_model(io.BytesIO(content))
-        converted.set_rt_info(pack(description), KEY)
+        converted = to_openvino(content, description)
         runtimes.append(OpenVINO(path, converted))
     agreements = []
     for runtime in runtimes:
@@ -68,6 +74,7 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
     if converted is None:
         path.write_bytes(content)
         return Receipt(len(content) / 1e6, description, agreements)
+    import openvino
     openvino.save_model(converted, str(path), compress_to_fp16=False)
     files = path, path.with_suffix('.bin')
     return Receipt(sum(file.stat().st_size for file in files) / 1e6, description, agreements)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmpretrain.models import SwinTransformer
+from versions import needs_torch
 
 from slak_mm.analysis.benchmarks import layers, models
 from slak_mm.analysis.networks import memory_of_training
@@ -57,6 +58,13 @@ def test_layer(run, dtype):
     assert list(medians) == [f'{name}, {size}' for size in ('4x4', '8x8') for name in ('dense', 'sparse', 'decomposed')]
     assert len(result['ratios']) == 4
     assert result['ratios']['dense / decomposed, 8x8'] == medians['dense, 8x8'] / medians['decomposed, 8x8']
+
+
+@needs_torch('2.6')
+def test_runtimes(run):
+    medians = run('runtimes', '--arch', 'micro', '--runs', '1x32')['medians']
+    names = 'SLaK', 'SLaK merged', 'SLaK merged, bf16', 'onnxruntime', 'OpenVINO', 'OpenVINO, bf16'
+    assert list(medians) == [f'{name}, batch 1 at 32x32' for name in names]
 
 
 @pytest.mark.parametrize('dtype', ['fp32', 'bf16'])

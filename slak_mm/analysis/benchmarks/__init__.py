@@ -12,6 +12,7 @@ from .gpu import gpu, markdown
 from .layers import layer, scaling
 from .models import forms, inference, neurons, train, upkeep
 from .result import DTYPES, Result, medians_of
+from .runtimes import runtimes
 
 __all__ = ['DTYPES', 'PARTS', 'Result', 'machine', 'markdown', 'measure', 'medians_of']
 
@@ -20,6 +21,7 @@ ON_CPU = dict(device='cpu', dtype='fp32')
 PARTS: Dict[str, Tuple[Callable[[SimpleNamespace], Result], dict]] = dict(
     layer=(layer, dict(batch=8, channels=384, resolutions=[16, 32, 64, 128], kernel_size=51, **ON_CPU)),
     inference=(inference, dict(arch='tiny', runs=[(8, 224), (1, 224), (1, 512)], **ON_CPU)),
+    runtimes=(runtimes, dict(arch='tiny', runs=[(8, 224), (1, 224)])),
     forms=(forms, dict(arch='tiny', batch=8, size=224, train=False, **ON_CPU)),
     neurons=(neurons, dict(arch='tiny', shares=[.4, .53], batch=8, size=224, **ON_CPU)),
     train=(train, dict(arch='tiny', batch=4, size=224, **ON_CPU)),
