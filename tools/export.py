@@ -16,7 +16,8 @@ def parse_args(argv=None, **defaults):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file of a classifier, segmentor or detector; with --backbone, of any model')
     parser.add_argument('checkpoint', help="path or URL; 'none' for random weights")
-    parser.add_argument('out', type=Path, metavar='OUT', help='file to write: OUT.onnx, or OUT.xml for OpenVINO')
+    parser.add_argument('out', type=Path, metavar='OUT',
+                        help='file to write: OUT.onnx; OUT.xml for OpenVINO; OUT.pt2 for AOTInductor; OUT.pte for ExecuTorch')
     size = parser.add_mutually_exclusive_group()
     size.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                       help="of the images; defaults to the size that the config's test pipeline makes all images, else it is free")

@@ -53,7 +53,7 @@ from typing import Any, Dict, Union
 from ..errors import InputError
 
 KEY, VERSION = 'slak_mm', 1
-SUFFIXES = '.onnx', '.xml'
+SUFFIXES = '.onnx', '.xml', '.pt2', '.pte'
 TASKS = dict(mmpretrain='classification', mmseg='segmentation', mmdet='detection')
 
 

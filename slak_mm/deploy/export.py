@@ -186,13 +186,12 @@ def prepared(images: Tensor, description: Dict[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.ModelProto:
-    """Exports a model with torch's exporter, simplified, with its description.
+def trace(whole: Whole, description: Dict[str, Any]) -> Any:
+    """The program of ``torch.export`` of a model.
 
     Args:
         whole (Whole): Of :func:`whole_model`.
         description (dict): Of :func:`whole_model`.
-        opset (int): Of ONNX, from 18. Defaults to 20.
     """
     size, batch = description['input']['size'], description['input']['batch'] or 2  # of one the exporter might take for a constant
     settings: Dict[str, Any] = {}
@@ -207,13 +206,25 @@ def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.M
         if not settings.keys() <= inspect.signature(torch.export.export).parameters.keys():
             raise UserError(f'the export for images of any size needs a newer torch than {torch.__version__}. Give one with --shape.')
     images = prepared(random_images(description, batch, size), description)
+    with quiet(), size_config.patch(backed_size_oblivious=True):  # torch says much about itself; a length of 1 is one of many
+        return torch.export.export(whole, (images, ), dynamic_shapes=(dims, ), **settings)
+
+
+@torch.no_grad()
+def export(whole: Whole, description: Dict[str, Any], opset: int = 20) -> onnx.ModelProto:
+    """Exports a model with torch's exporter, simplified, with its description.
+
+    Args:
+        whole (Whole): Of :func:`whole_model`.
+        description (dict): Of :func:`whole_model`.
+        opset (int): Of ONNX, from 18. Defaults to 20.
+    """
+    exported = trace(whole, description)
     translations = None
     if description['task'] == 'detection':
         from .operators import translations as make
         translations = make()
-    with quiet():  # torch says much about itself
-        with size_config.patch(backed_size_oblivious=True):  # a length of 1 is one of many
-            exported = torch.export.export(whole, (images, ), dynamic_shapes=(dims, ), **settings)
+    with quiet():
         program: Any = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=['images'], output_names=whole.output_names,
                                          opset_version=opset, custom_translation_table=translations, optimize=False)
         # without limits, or the taps that cannot reach a map would be cut off again at each start

@@ -69,7 +69,7 @@ class OnnxRuntime(Runtime):
         try:
             self.session = onnxruntime.InferenceSession(content or str(path), options, providers=['CPUExecutionProvider'])
         except Exception as error:  # its exceptions have no base of their own
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         super().__init__(path, self.session.get_modelmeta().custom_metadata_map.get(KEY, ''))
 
     def _run(self, images: np.ndarray) -> Any:
@@ -97,14 +97,14 @@ class OpenVINO(Runtime):
             text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else ''
             self.compiled = core.compile_model(model, 'CPU', settings)
         except RuntimeError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         super().__init__(path, text)
 
     def _run(self, images: np.ndarray) -> Any:
         return list(self.compiled([images]).values())
 
 
-def _unreadable(path: Union[str, Path], error: Exception) -> InputError:
+def unreadable(path: Union[str, Path], error: Exception) -> InputError:
     text = ' '.join(str(error).split())[:200]
     return InputError(f'{path} cannot be read: it is cut short, of another format, or lacks a part. Export it again. ({text})')
 
@@ -113,7 +113,7 @@ def open_exported(path: Union[str, Path], bf16: bool = False, threads: int = 0) 
     """The runtime of a file, by its suffix.
 
     Args:
-        path (str | Path): ``.onnx`` or ``.xml``.
+        path (str | Path): ``.onnx``, ``.xml``, ``.pt2`` or ``.pte``; the last two need torch.
         bf16 (bool): Compute in bfloat16; OpenVINO alone can. Defaults to False.
         threads (int): Defaults to 0: one for each core.
 
@@ -123,11 +123,16 @@ def open_exported(path: Union[str, Path], bf16: bool = False, threads: int = 0) 
     """
     if not Path(path).is_file():
         raise InputError(f'{path}: there is no such file.')
-    is_onnx = str(path).lower().endswith('.onnx')
-    if is_onnx and bf16:
-        raise InputError('onnxruntime computes in float32 on a CPU. For bfloat16 export to .xml, for OpenVINO.')
+    suffix = Path(path).suffix.lower()
+    if suffix != '.xml' and bf16:
+        raise InputError(f'{path} is computed in float32. For bfloat16 export to .xml, for OpenVINO.')
     with needing():
-        return OnnxRuntime(path, threads=threads) if is_onnx else OpenVINO(path, threads=threads, bf16=bf16)
+        if suffix == '.xml':
+            return OpenVINO(path, threads=threads, bf16=bf16)
+        if suffix == '.onnx':
+            return OnnxRuntime(path, threads=threads)
+        from . import torch_files
+        return torch_files.AOTInductor(path) if suffix == '.pt2' else torch_files.ExecuTorch(path)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """From a config and a checkpoint to a file that predicts the same, or to none."""
 import io
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 from mmengine.config import Config
@@ -8,9 +10,10 @@ from mmengine.config import Config
 from ..errors import InputError
 from ..models.build import quiet
 from .description import KEY, SUFFIXES, is_exported, pack
-from .export import Options, build, check_torch, export, whole_model
-from .runtime import OnnxRuntime, OpenVINO, Runtime
+from .export import Options, build, check_torch, export, trace, whole_model
+from .runtime import OnnxRuntime, OpenVINO, Runtime, open_exported
 from .verify import Agreement, compare
+from .whole import Whole
 
 
 class Receipt(NamedTuple):
@@ -29,7 +32,7 @@ class Receipt(NamedTuple):
 def check_target(path: Path) -> None:
     """Raises an InputError if no exported file is called so."""
     if not is_exported(path):
-        raise InputError(f'{path}: the name of the file says the format: {" or ".join(SUFFIXES)} (OpenVINO).')
+        raise InputError(f'{path}: the name of the file says the format: {" or ".join(SUFFIXES)}.')
 
 
 def to_openvino(content: bytes, description: Dict[str, Any]) -> Any:
@@ -46,7 +49,8 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
     Args:
         cfg (Config): Of the model.
         checkpoint (str): Path or URL; 'none' for random weights.
-        path (Path): ``.onnx``, or ``.xml`` for OpenVINO's format, whose ``.bin`` is put next to it.
+        path (Path): ``.onnx``; ``.xml`` for OpenVINO's format, whose ``.bin`` is put next to it; ``.pt2`` for AOTInductor; ``.pte``
+            for ExecuTorch.
         options (Options): What is wanted.
         tolerance (float): Largest difference of scores, or maps, to torch, absolute. Defaults to 1e-4.
 
@@ -58,18 +62,15 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
     with quiet():
         model, meta = build(cfg, checkpoint, options.backbone)
     whole, description = whole_model(cfg, model, meta, options)
+    if path.suffix.lower() in ('.pt2', '.pte'):
+        return _write_torch(model, whole, description, path, tolerance)
     content = export(whole, description, options.opset).SerializeToString()
     runtimes: List[Runtime] = [OnnxRuntime(path, content)]
     converted = None
     if path.suffix.lower() == '.xml':
         converted = to_openvino(content, description)
         runtimes.append(OpenVINO(path, converted))
-    agreements = []
-    for runtime in runtimes:
-        name = type(runtime).__name__.replace('Onnx', 'onnx').replace('Runtime', 'runtime')
-        agreement = compare(model, runtime)
-        agreement.check(name, tolerance)
-        agreements.append((name, agreement))
+    agreements = [_compared(model, runtime, tolerance) for runtime in runtimes]
     path.parent.mkdir(parents=True, exist_ok=True)
     if converted is None:
         path.write_bytes(content)
@@ -78,3 +79,30 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
     openvino.save_model(converted, str(path), compress_to_fp16=False)
     files = path, path.with_suffix('.bin')
     return Receipt(sum(file.stat().st_size for file in files) / 1e6, description, agreements)
+
+
+def _compared(model: Any, runtime: Runtime, tolerance: float) -> Tuple[str, Agreement]:
+    name = type(runtime).__name__.replace('Onnx', 'onnx').replace('Runtime', 'runtime')
+    agreement = compare(model, runtime)
+    agreement.check(name, tolerance)
+    return name, agreement
+
+
+def _write_torch(model: Any, whole: Whole, description: Dict[str, Any], path: Path, tolerance: float) -> Receipt:
+    from .torch_files import write_pt2, write_pte
+    if description['task'] == 'detection':
+        raise InputError(f'a whole detector is not exported to {path.suffix}: take .onnx or .xml, or --backbone.')
+    known = description['input']
+    if path.suffix.lower() == '.pte':
+        if known['size'] is None:
+            raise InputError('ExecuTorch plans its memory for one size: give --shape.')
+        description = dict(description, input=dict(known, batch=1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        with quiet():
+            (write_pte if path.suffix.lower() == '.pte' else write_pt2)(trace(whole, description), description, draft)
+        agreement = _compared(model, open_exported(draft), tolerance)
+        size = draft.stat().st_size / 1e6
+        os.replace(draft, path)
+    return Receipt(size, description, [agreement])

@@ -1,7 +1,9 @@
 """tools/export.py, and tools/test.py and tools/predict.py with what it writes, on micro models and toy data. Each is exported once."""
 import collections
 import json
+import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -199,3 +201,25 @@ def test_a_missing_package(cls, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(UserError, match=r'onnxruntime is not installed: pip install "slak_mm\[deploy\]"'):
         open_exported(cls)
+
+
+@pytest.mark.parametrize('suffix, package', [('.pte', 'executorch'), ('.pt2', None)])
+def test_files_of_torch(folder, tool, suffix, package, capfd):
+    """To compile takes most of a minute: the tool itself compares the file with torch, and so do these where they are asked for."""
+    if package:
+        pytest.importorskip(package)
+    elif not os.environ.get('SLAK_MM_TEST_COMPILED'):
+        pytest.skip('a minute: set SLAK_MM_TEST_COMPILED=1')
+    path = folder(tool, 'seg', f'seg{suffix}', '--shape', 64, 80)
+    tool('test', folder.config('seg'), path, '--quiet')
+    tool('test', folder.config('seg'), folder.root / 'seg.pth', '--quiet')
+    first, second = re.findall(r'mIoU: +([0-9.]+)', capfd.readouterr().out + ''.join(
+        log.read_text() for log in sorted((folder.root / 'work').rglob('*.log'))[-2:]))[-2:]
+    assert float(first) == pytest.approx(float(second), abs=.01)
+
+
+def test_what_is_not_written_as_a_file_of_torch(folder, tool):
+    for name, suffix, message in [('det', '.pt2', 'a whole detector is not exported to .pt2'), ('seg', '.pte', 'give --shape')]:
+        with pytest.raises(SystemExit, match=message):
+            tool('export', folder.config(name), folder.config(name).with_suffix('.pth'), folder.root / f'none{suffix}')
+        assert not (folder.root / f'none{suffix}').exists()
