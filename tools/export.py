@@ -28,7 +28,8 @@ def parse_args(argv=None, **defaults):
     parser.add_argument('--pad', type=int, default=16,
                         help='the maps in the backbone get a multiple of this many channels; defaults to 16, which onnxruntime wants')
     parser.add_argument('--opset', type=int, default=20, help='of ONNX, from 18; defaults to 20, the first that has GELU')
-    parser.add_argument('--tolerance', type=float, default=1e-4, help='largest difference to torch, absolute; defaults to 1e-4')
+    parser.add_argument('--tolerance', type=float, default=1e-4,
+                        help='largest difference to torch, relative to the largest score if that is above 1; defaults to 1e-4')
     common.add_cfg_options(parser)
     parser.set_defaults(**defaults)
     args = parser.parse_args(argv)

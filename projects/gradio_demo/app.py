@@ -6,6 +6,7 @@
 import argparse
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import gradio
@@ -95,7 +96,7 @@ def build_page(session: Session, title: str, score_thr: float) -> gradio.Blocks:
 
 def main(argv=None):
     args = parse_args(argv)
-    build_page(Session(args.file), args.file, args.score_thr).launch(server_name=args.host, server_port=args.port)
+    build_page(Session(args.file), Path(args.file).name, args.score_thr).launch(server_name=args.host, server_port=args.port)
 
 
 if __name__ == '__main__':

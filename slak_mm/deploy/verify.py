@@ -17,7 +17,7 @@ class Agreement(NamedTuple):
     """What a comparison found.
 
     Args:
-        difference (float): The largest one, absolute, of scores, or of a backbone's maps.
+        difference (float): The largest one of scores, or of a backbone's maps; relative to the largest of them if that is above 1.
         detections (int, optional): How many of a score above .3 torch has; None if the model is no detector.
         found (int, optional): How many of them the file has too.
     """
@@ -49,8 +49,9 @@ def compare(model: Any, runtime: Runtime) -> Agreement:
     """
     described = runtime.description
     least = described['input']['min_size']
-    sizes = [described['input']['size']] if described['input']['size'] else [least, [side + side // 4 + 32 for side in least]]
-    return _merge([_compare_images(model, runtime, random_images(described, 3, size)) for size in sizes])
+    size = described['input']['size']
+    batches = [(3, size)] if size else [(3, least), (1, [side + side // 4 + 32 for side in least])]
+    return _merge([_compare_images(model, runtime, random_images(described, *batch)) for batch in batches])
 
 
 def _compare_images(model: Any, runtime: Runtime, images: Tensor) -> Agreement:
@@ -86,7 +87,7 @@ def _compare(task: str, ours: Sequence[Any], theirs: Sequence[Any]) -> Agreement
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a.detach() - b).abs().max())
+    return float((a.detach() - b).abs().max() / a.detach().abs().max().clamp(min=1))
 
 
 def _merge(parts: Sequence[Agreement]) -> Agreement:

@@ -52,7 +52,7 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
         path (Path): ``.onnx``; ``.xml`` for OpenVINO's format, whose ``.bin`` is put next to it; ``.pt2`` for AOTInductor; ``.pte``
             for ExecuTorch.
         options (Options): What is wanted.
-        tolerance (float): Largest difference of scores, or maps, to torch, absolute. Defaults to 1e-4.
+        tolerance (float): Largest difference of scores, or maps, to torch: ``Agreement.difference``. Defaults to 1e-4.
 
     Raises:
         UserError: The file does not predict the same; nothing was written. Or torch is too old.
