@@ -33,7 +33,7 @@ It is JSON, in the metadata of an ONNX file, and in ``rt_info`` of OpenVINO's fo
                     threshold       with one channel of scores: a pixel is of the class if their sigmoid is above it; else null
     detection       mask_threshold  a pixel is in the mask if its probability is at least this; null without masks
 
-Entries of another task are missing. The outputs, of float32 if not said otherwise:
+Entries of another task are missing. The outputs, of float32 if not said otherwise::
 
     classification  scores (batch, classes): probabilities; or, if they were asked for, logits, before softmax
     segmentation    labels (batch, height, width), int64, at the size of the input;

@@ -33,7 +33,7 @@ LEAST, MOST = 32, 8192  # pixels of a side: the backbone makes it 32 times small
 class Options(NamedTuple):
     """How a model is exported.
 
-    Attributes:
+    Args:
         size (tuple[int, int], optional): Height and width of the images. Defaults to None: any.
         preprocess (bool): Whether the file normalizes images. Defaults to False.
         backbone (bool): The backbone alone, whose outputs are its maps. Defaults to False.

@@ -16,7 +16,7 @@ PART = .99  # of the clear ones
 class Agreement(NamedTuple):
     """What a comparison found.
 
-    Attributes:
+    Args:
         difference (float): The largest one of scores, or of a backbone's maps; relative to the largest of them if that is above 1.
         detections (int, optional): How many of a score above .3 torch has; None if the model is no detector.
         found (int, optional): How many of them the file has too.

@@ -16,7 +16,7 @@ from .verify import Agreement, compare
 class Receipt(NamedTuple):
     """What was written.
 
-    Attributes:
+    Args:
         megabytes (float): Of the file, or files.
         description (dict): See :mod:`slak_mm.deploy.description`.
         agreements (list[tuple[str, Agreement]]): Of each runtime that was compared with torch.

@@ -16,7 +16,7 @@ def pad_stage(downsample: Any, stage: Any, channels: int) -> None:
 
     Args:
         downsample (nn.Sequential): The convolution or norm that gives the stage its map is the last layer.
-        stage (nn.Sequential): Blocks of :class:`slak_mm.models.slak.SLaKBlock`.
+        stage (nn.Sequential): Blocks, ``SLaKBlock``.
         channels (int): At least as many as there are.
     """
     last = downsample[-1]
