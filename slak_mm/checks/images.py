@@ -175,17 +175,18 @@ def check_label_map(split: Split, dataset: Any, transform: Any, results: dict) -
     Raises:
         DataError: It is of another size, has several channels, or a label that is none.
     """
-    labels, image = results['gt_seg_map'], results['img']
+    labels = results['gt_seg_map']
+    size = tuple(results.get('ori_shape', results['img'].shape)[:2])  # mmseg's test pipelines resize the image before they load labels
     path = str(results.get('seg_map_path') or results.get('img_path'))
     if labels.ndim != 2 and getattr(transform, 'imdecode_backend', None) is None:
         return  # of volumes, or of several layers
     if labels.ndim != 2:
         raise DataError(f'{path} has {labels.shape[-1]} channels: a label map has one, the index of each class. Save the indices, not '
                         'the colours of a palette.')
-    if labels.shape != image.shape[:2]:
-        text = (f'{path} is {labels.shape[1]}x{labels.shape[0]}, but {results.get("img_path")} is {image.shape[1]}x{image.shape[0]} '
+    if labels.shape != size:
+        text = (f'{path} is {labels.shape[1]}x{labels.shape[0]}, but {results.get("img_path")} is {size[1]}x{size[0]} '
                 'as the pipeline reads it.')
-        turned = labels.shape == image.shape[1::-1] and orientation_of(str(results.get('img_path')))[0] > 4
+        turned = labels.shape == size[::-1] and orientation_of(str(results.get('img_path')))[0] > 4
         raise DataError(f'{text} {REMEDY_EXIF if turned else "Save the label map in the size of its image."}')
     if not any(hasattr(split.model, name) for name in ('decode_head', 'auxiliary_head')):
         return

@@ -28,6 +28,14 @@ def dataset(tmp_path):
                              pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')])
 
 
+def test_a_label_map_of_an_image_that_was_resized_before(tmp_path):
+    write_ade20k(tmp_path, ToySpec(num_train=1, num_val=1, size=(32, 40)))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(80, 64)), dict(type='LoadAnnotations')]
+        check(ADE20KDataset(data_root=str(tmp_path), data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+                            pipeline=pipeline))
+
+
 @pytest.fixture
 def seg(tmp_path):
     return make('seg', tmp_path)

@@ -28,8 +28,8 @@ def runtimes(args: SimpleNamespace) -> Result:
     throughput: Dict[str, float] = {}
     for batch, size in args.runs:
         described: Dict[str, Any] = dict(
-            task='features', outputs=['out'], input=dict(name='images', channels=3, size=[size, size], min_size=[32, 32], batch=None,
-                                                         dtype='float32'),
+            task='features', outputs=['stage3'],
+            input=dict(name='images', channels=3, dtype='float32', size=[size, size], min_size=[32, 32], batch=None),
             preprocess=dict(inside=False, mean=None, std=None, swap=False))
         content = export(Whole(Features(padded), torch.nn.Identity()), described).SerializeToString()
         images = torch.randn(batch, 3, size, size)
