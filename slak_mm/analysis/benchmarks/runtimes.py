@@ -1,9 +1,13 @@
 """One network in each of the programs that run it."""
 from copy import deepcopy
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, Callable, Dict
 
+import numpy as np
 import torch
 
 from ...models import SLaK
@@ -14,7 +18,7 @@ from .result import Result, medians_of
 
 
 def runtimes(args: SimpleNamespace) -> Result:
-    """inference by torch, as it is, merged and merged in bf16, and of the exported file by onnxruntime and OpenVINO"""
+    """inference by torch, as it is, merged, and merged in bf16; of the exported file by onnxruntime and OpenVINO, also in bf16 and int8"""
     from ...deploy.export import export
     from ...deploy.runtime import OnnxRuntime, OpenVINO
     from ...deploy.whole import Features, Whole
@@ -37,6 +41,8 @@ def runtimes(args: SimpleNamespace) -> Result:
         files: Dict[str, Any] = {'onnxruntime': OnnxRuntime('benchmark', content, args.threads)}
         for name, half in (('OpenVINO', False), ('OpenVINO, bf16', True)):
             files[name] = OpenVINO('benchmark', to_openvino(content, described), args.threads, half)
+        if find_spec('nncf'):
+            files['OpenVINO, int8'] = _int8(to_openvino(content, described), images[:1].numpy(), args.threads)
         cases: Dict[str, Callable[[], object]] = {OURS: inference_case(model, images), MERGED: inference_case(merged, images),
                                                   f'{MERGED}, bf16': bf16}
         cases.update({name: partial(file.run, images.numpy()) for name, file in files.items()})
@@ -48,3 +54,16 @@ def runtimes(args: SimpleNamespace) -> Result:
         ratios.update({f'{name} / {MERGED}, {run}': medians[f'{name}, {run}'] / medians[f'{MERGED}, {run}'] for name in cases
                        if name != MERGED})
     return Result(seconds, ratios, {'images/s': throughput})
+
+
+def _int8(model: Any, image: np.ndarray, threads: int) -> Any:
+    """A model of OpenVINO with 8-bit products, calibrated on one image: speed does not depend on it."""
+    import openvino
+
+    from ...deploy.quantization import quantize
+    from ...deploy.runtime import OpenVINO
+    with TemporaryDirectory() as folder:
+        before, after = str(Path(folder, 'fp32.xml')), str(Path(folder, 'int8.xml'))
+        openvino.save_model(model, before, compress_to_fp16=False)
+        quantize(before, [image], after)
+        return OpenVINO(after, threads=threads)
