@@ -18,7 +18,7 @@ from .result import Result, medians_of
 
 
 def runtimes(args: SimpleNamespace) -> Result:
-    """inference by torch, as it is, merged, and merged in bf16; of the exported file by onnxruntime and OpenVINO, also in bf16 and int8"""
+    """inference by torch, as it is, merged, merged in bf16; of the exported file by onnxruntime, and OpenVINO in fp32, bf16, int8"""
     from ...deploy.export import export
     from ...deploy.runtime import OnnxRuntime, OpenVINO
     from ...deploy.whole import Features, Whole
