@@ -25,7 +25,8 @@ NOT_RUN = {
     r'make ': 'builds the environment first; the demos are train.py and test.py for minutes, with the configs run here',
     r'pip install ': 'needs the network; tests/test_packaging.py and test_setup.py install',
     r'python tools/benchmark\.py gpu': 'needs a GPU; tests/tools/test_benchmark.py runs it small on the CPU',
-    r'python tools/benchmark\.py (train|upkeep|neurons|runtimes)': 'a minute, with real networks; tests/tools/test_benchmark.py has micro ones',
+    r'python tools/benchmark\.py (train|upkeep|neurons|runtimes)':
+    'a minute, with real networks; tests/tools/test_benchmark.py has micro ones',
     r'python -m pytest tests/gpu': 'needs a GPU; each test says how it runs on a CPU',
     r'python tools/chaos\.py': 'minutes: it kills trainings; tests/tools/test_chaos.py runs it small',
     r'python tools/export\.py .*(upernet|cascade)': 'half a minute each; tests/tools/test_export.py writes micro ones',
