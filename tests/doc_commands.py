@@ -25,7 +25,8 @@ NOT_RUN = {
     r'make ': 'builds the environment first; the demos are train.py and test.py for minutes, with the configs run here',
     r'pip install ': 'needs the network; tests/test_packaging.py and test_setup.py install',
     r'python tools/benchmark\.py gpu': 'needs a GPU; tests/tools/test_benchmark.py runs it small on the CPU',
-    r'python tools/benchmark\.py (train|upkeep|neurons)': 'a minute, with real networks; tests/tools/test_benchmark.py has micro ones',
+    r'python tools/benchmark\.py (train|upkeep|neurons|runtimes)':
+    'a minute, with real networks; tests/tools/test_benchmark.py has micro ones',
     r'python -m pytest tests/gpu': 'needs a GPU; each test says how it runs on a CPU',
     r'python tools/quantize\.py': 'a minute; tests/tools/test_quantize.py runs it small',
     r'python projects/gradio_demo/app\.py': 'it serves; tests/projects/test_gradio_demo.py opens it in a browser',
