@@ -29,7 +29,6 @@ NOT_RUN = {
     'a minute, with real networks; tests/tools/test_benchmark.py has micro ones',
     r'python -m pytest tests/gpu': 'needs a GPU; each test says how it runs on a CPU',
     r'python tools/quantize\.py': 'a minute; tests/tools/test_quantize.py runs it small',
-    r'python projects/gradio_demo/app\.py': 'it serves; tests/projects/test_gradio_demo.py opens it in a browser',
     r'python tools/chaos\.py': 'minutes: it kills trainings; tests/tools/test_chaos.py runs it small',
     r'python tools/export\.py .*(upernet|cascade)': 'half a minute each; tests/tools/test_export.py writes micro ones',
     r'python tools/get_flops\.py --paper': 'minutes; tests/tools/test_get_flops.py checks its rows',

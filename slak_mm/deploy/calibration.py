@@ -14,9 +14,9 @@ from mmengine.runner import Runner
 from ..errors import InputError
 from ..models.build import quiet
 from ..registry import MODELS, enter_scope
-from .describe import innermost
 from .evaluation import remove_ema
 from .exported import exported_cfg
+from .predict import innermost
 
 
 def calibration_images(cfg: Config, path: str, count: int) -> List[np.ndarray]:

@@ -7,7 +7,7 @@ from mmengine.registry import TRANSFORMS
 from ..checks import refusing
 from ..registry import class_of, enter_scope, library_of
 from .description import TASKS
-from .predict import metainfo_of
+from .predict import innermost, metainfo_of
 
 IGNORED = 'Load', 'Pack', 'Collect', 'ImageToTensor', 'ToTensor'  # steps that leave the image as it is
 Size = Optional[Tuple[int, int]]
@@ -27,13 +27,6 @@ def pipeline_steps(cfg: Config) -> Optional[List[Dict[str, Any]]]:
             return None
         found.append(described)
     return found
-
-
-def innermost(dataset: Dict[str, Any]) -> Dict[str, Any]:
-    """The data set in others that repeat it, or put it together with more: the first that has a pipeline."""
-    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
 
 
 def _pipeline(cfg: Config) -> List[dict]:

@@ -39,9 +39,7 @@ def image_loader(cfg: Config) -> Loader:
         that names a file that is no image.
     """
     enter_scope(cfg)
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    dataset = innermost(cfg.test_dataloader.dataset)
     steps = [step for step in dataset.get('pipeline') or () if _name_of(step, cfg).startswith('LoadImage')]
     with refusing(cfg.filename or 'config'):
         transform = TRANSFORMS.build(steps[0] if steps else dict(type=LoadImageFromFile))
@@ -58,6 +56,13 @@ def image_loader(cfg: Config) -> Loader:
         return image
 
     return load
+
+
+def innermost(dataset: Dict[str, Any]) -> Dict[str, Any]:
+    """The data set in others that repeat it, or put it together with more: the first that has a pipeline."""
+    while 'pipeline' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset
 
 
 def _name_of(step: dict, cfg: Config) -> str:

@@ -1,22 +1,22 @@
 """Maps that are wider inside than their layers: zeros up to a number of channels that a runtime's fast kernels want."""
-from typing import Any
+from typing import Any, Iterable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def true_channels(x: Tensor, norm: nn.LayerNorm, dim: int) -> Tensor:
-    """Those of a padded map that a norm is for; of any other map, all."""
-    width = norm.normalized_shape[0]
-    return x.narrow(dim, 0, width) if x.shape[dim] > width else x
+    """Those that a norm is for, if :func:`pad_stage` has made it one of a padded map; of any other map, all."""
+    return x.narrow(dim, 0, norm.normalized_shape[0]) if getattr(norm, 'reads_padded', False) else x
 
 
-def pad_stage(downsample: Any, stage: Any, channels: int) -> None:
+def pad_stage(downsample: Any, stage: Any, readers: Iterable[Any], channels: int) -> None:
     """Has a merged stage, and what is before it, compute maps (N, channels, H, W), zero behind the true channels, in place.
 
     Args:
         downsample (nn.Sequential): The convolution or norm that gives the stage its map is the last layer.
         stage (nn.Sequential): Blocks, ``SLaKBlock``.
+        readers (Iterable[nn.LayerNorm]): The norms of what comes out of the stage.
         channels (int): At least as many as there are.
     """
     last = downsample[-1]
@@ -31,6 +31,8 @@ def pad_stage(downsample: Any, stage: Any, channels: int) -> None:
         block.pwconv2.out_features = channels
         if block.gamma is not None:
             block.gamma = _padded(block.gamma, channels)
+    for norm in (*(block.norm for block in stage), *readers):
+        norm.reads_padded = True
 
 
 def _widen(layer: Any, channels: int) -> None:

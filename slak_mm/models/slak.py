@@ -346,8 +346,10 @@ class SLaK(BaseModule):
         for layer in layers:
             layer.switch_to_deploy()
         if pad is not None:
-            for width, downsample, stage in zip(self.channels, self.downsample_layers, self.stages):
-                pad_stage(downsample, stage, width + -width % pad)
+            for i, (width, downsample, stage) in enumerate(zip(self.channels, self.downsample_layers, self.stages)):
+                following: Any = self.downsample_layers[i + 1:i + 2]
+                readers = [getattr(self, f'norm{i}', None), *(layers[0] for layers in following)]
+                pad_stage(downsample, stage, [norm for norm in readers if norm is not None], width + -width % pad)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Layer id of a parameter for layer-wise learning rate decay.

@@ -257,14 +257,16 @@ def cfg_options(**options):
 @pytest.mark.parametrize('name, write, metrics', [(VOC, write_voc07, ['pascal_voc/mAP']),
                                                   ('t_1x', write_coco, ['coco/bbox_mAP', 'coco/segm_mAP'])])
 def test_the_full_models(name, write, metrics, work_dir):
-    """An iteration, validation, checkpoint, resumption, test."""
+    """An iteration, validation, checkpoint; of one of them resumption and test as well."""
     data = work_dir / 'data'
     write(data, ToySpec(num_train=2, num_val=1))
     config, options = read(name).filename, {**data_options(data), **small(name), 'default_hooks.checkpoint.max_keep_ckpts': 1}
     log = call(ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--from-scratch',
                *cfg_options(**options, **{'train_cfg.max_epochs': 1}))
     assert 'THE BACKBONE STARTS FROM RANDOM WEIGHTS' in log and 'Epoch(train) [1][1/1]' in log
-    assert all(metric in log for metric in metrics)
+    assert all(metric in log for metric in metrics) and (work_dir / 'epoch_1.pth').exists()
+    if name == VOC:
+        return
     log = call(ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--resume',
                *cfg_options(**options, **{'train_cfg.max_epochs': 2}))
     assert 'resumed epoch: 1, iter: 1' in log and (work_dir / 'epoch_2.pth').exists()

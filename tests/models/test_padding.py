@@ -39,6 +39,14 @@ def test_outputs_stay_equal(form):
     assert padded.channels == (10, 15, 20, 26)
 
 
+def test_a_trace_of_a_padded_model():
+    padded = assert_equal_when_padded(build())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(padded, images)
+        torch.testing.assert_close(traced(images)[0], padded(images)[0], rtol=0, atol=1e-5)
+
+
 def test_after_pooling_and_without_a_layer_scale():
     assert_equal_when_padded(build(layer_scale_init_value=0))
 

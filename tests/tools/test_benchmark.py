@@ -1,6 +1,7 @@
 """tools/benchmark.py, shrunk; how long things take is not tested."""
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -63,7 +64,8 @@ def test_layer(run, dtype):
 @needs_torch('2.6')
 def test_runtimes(run):
     medians = run('runtimes', '--arch', 'micro', '--runs', '1x32')['medians']
-    names = 'SLaK', 'SLaK merged', 'SLaK merged, bf16', 'onnxruntime', 'OpenVINO', 'OpenVINO, bf16'
+    names = ['SLaK', 'SLaK merged', 'SLaK merged, bf16', 'onnxruntime', 'OpenVINO', 'OpenVINO, bf16']
+    names += ['OpenVINO, int8'] if find_spec('nncf') else []
     assert list(medians) == [f'{name}, batch 1 at 32x32' for name in names]
 
 

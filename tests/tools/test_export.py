@@ -181,7 +181,7 @@ def test_files_that_do_not_belong(folder, tool, cls, seg, det, tmp_path, capfd):
             f'test_dataloader.dataset.metainfo.classes={classes}')
     refused('was exported with the pre-processing', folder.config('seg'), seg, '--cfg-options', 'model.data_preprocessor.mean=[1,2,3]')
     refused('--deploy is for checkpoints', folder.config('seg'), seg, '--deploy')
-    refused('onnxruntime computes in float32', folder.config('seg'), seg, '--amp')
+    refused('is computed in float32', folder.config('seg'), seg, '--amp')
 
 
 def test_images_that_a_file_does_not_take(cls, seg):
