@@ -8,7 +8,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from .description import KEY
-from .runtime import open_exported
+from .runtime import kept_signal_stack, open_exported
 
 QUANTIZED = ['Conv', 'Gemm', 'MatMul']  # by onnxruntime; nncf has its own list
 # whose outputs are compared: of OpenVINO's after the bias, since nncf moves offsets and scales to what follows
@@ -42,7 +42,8 @@ def _quantize_openvino(path: str, images: Images, out: str) -> None:
     import nncf
     import openvino
     model = openvino.Core().read_model(path)
-    quantized = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images))
+    with kept_signal_stack():
+        quantized = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images))
     if model.has_rt_info([KEY]):
         quantized.set_rt_info(model.get_rt_info([KEY]).value, [KEY])
     openvino.save_model(quantized, out, compress_to_fp16=False)
@@ -102,7 +103,8 @@ def _openvino_layers(path: str) -> Layers:
     kept = len(model.outputs)
     names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in COMPARED['openvino']]
     model.add_outputs([(name, 0) for name in names])
-    compiled = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
+    with kept_signal_stack():
+        compiled = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
     return {name: name for name in names}, lambda image: [*compiled(image).values()][kept:]
 
 

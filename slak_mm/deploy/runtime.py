@@ -1,4 +1,6 @@
 """Exported files at work: one way to run them, whatever runs them."""
+import ctypes
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Union
@@ -95,7 +97,8 @@ class OpenVINO(Runtime):
         try:
             model = model or core.read_model(str(path))
             text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else ''
-            self.compiled = core.compile_model(model, 'CPU', settings)
+            with kept_signal_stack():
+                self.compiled = core.compile_model(model, 'CPU', settings)
         except RuntimeError as error:
             raise unreadable(path, error) from error
         super().__init__(path, text)
@@ -133,6 +136,29 @@ def open_exported(path: Union[str, Path], bf16: bool = False, threads: int = 0) 
             return OnnxRuntime(path, threads=threads)
         from . import torch_files
         return torch_files.AOTInductor(path) if suffix == '.pt2' else torch_files.ExecuTorch(path)
+
+
+class _Stack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+    _fields_ = [('ss_sp', ctypes.c_void_p), ('ss_flags', ctypes.c_int), ('ss_size', ctypes.c_size_t)]
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """A context after which signal handlers run on the stack on which they ran before.
+
+    Each object of OpenVINO that compiles gives them one of its own, and gives back the one before when it goes. Of two that go in the
+    order in which they came, the second gives back the first's, which is gone: the next signal would end the process.
+    """
+    if sys.platform != 'linux':
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _Stack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 @contextmanager

@@ -1,0 +1,35 @@
+"""What runtimes do to the process that they are in."""
+import sys
+
+import pytest
+import warm
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the stack of signal handlers of Linux')
+def test_objects_of_openvino_leave_no_stack_that_is_gone():
+    """Two that go in the order in which they came, and then a signal with a handler: it ended the process."""
+    pytest.importorskip('openvino')
+    code = '''
+import faulthandler, gc, signal, subprocess
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *args: None)
+import numpy as np, openvino
+from openvino import opset13
+from slak_mm.deploy.description import pack
+from slak_mm.deploy.runtime import OpenVINO, KEY
+def build():
+    images = opset13.parameter([1, 3, 8, 8], np.float32)
+    model = openvino.Model([opset13.relu(images)], [images], 'relu')
+    model.set_rt_info(pack(dict(task='features')), KEY)
+    return OpenVINO('relu.xml', model)
+first, second = build(), build()
+del first
+gc.collect()
+del second
+gc.collect()
+for _ in range(3):
+    subprocess.run(['true'])
+print('alive')
+'''
+    result = warm.run('-c', code)
+    assert (result.returncode, result.stdout.split()[-1:]) == (0, ['alive']), result.stderr
