@@ -34,6 +34,7 @@ def help_of(*command):
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', [command for command in COMMANDS if exception(command) and 'tools/' in command])
 def test_options_of_what_is_not_run(command):
     words = command.split('#')[0].split()

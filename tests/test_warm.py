@@ -109,6 +109,7 @@ def test_a_signal_reaches_it(number):
         wait_until(lambda: not is_there(pids[1]))
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_it_and_its_own():
     with pytest.raises(subprocess.TimeoutExpired) as error:
         warm.run('-c', SLEEP, timeout=2)

@@ -100,6 +100,7 @@ def test_channels(seg, color_type, channels):
     assert found == [] if channels == 3 else 'images have 3 channels' in found[0] and 'takes 4' in found[0]
 
 
+@pytest.mark.slow
 def test_a_metric_of_other_images(tmp_path):
     cfg = make('coco', tmp_path)
     cfg.val_evaluator.ann_file = str(tmp_path / 'annotations/instances_train2017.json')

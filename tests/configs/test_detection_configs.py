@@ -137,6 +137,7 @@ def test_learning_rate_of_each_parameter(name):
         assert sorted(set(scales.values())) == pytest.approx([.08235, .11765, .16807, .2401, .343, .49, .7, 1], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, warmup', [('t_1x', 500), ('t_3x', 500), (VOC, 1000)])
 def test_schedule_is_the_old_curve(name, warmup, iters_per_epoch=300):
     """mmcv 1: steps by epoch, times a linear warmup from .001."""
@@ -201,6 +202,7 @@ def small(name, height=64, width=80):
     return options
 
 
+@pytest.mark.slow
 def test_a_sparse_fine_tuning_keeps_each_zero(tmp_path, official):
     """Of the checkpoint, through 20 iterations, in the model and in the saved file."""
     write_voc07(tmp_path, ToySpec(num_train=20, num_val=2, size=(64, 80)))

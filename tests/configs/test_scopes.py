@@ -27,6 +27,7 @@ def read(monkeypatch):
     return Config.fromfile
 
 
+@pytest.mark.slow
 def test_every_config_by_name_and_by_path(read, tmp_path):
     names = [path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts]
     assert len(names) > 50

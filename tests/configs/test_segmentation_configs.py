@@ -81,6 +81,7 @@ def old_curve(lr, iters, warmup, i):
     return poly * (1 - (1 - i / warmup) * (1 - 1e-6)) if i < warmup else poly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['t_160k', 't_80k'])
 def test_schedule_is_the_old_curve(name):
     *_, lr, _, iters, warmup, _ = ADE20K[name]

@@ -5,6 +5,7 @@ import pytest
 import warm
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='the stack of signal handlers of Linux')
 def test_objects_of_openvino_leave_no_stack_that_is_gone():
     """Two that go in the order in which they came, and then a signal with a handler: it ended the process."""

@@ -32,6 +32,7 @@ def error(actual, expected):
     return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 70), st.integers(0, 9), st.booleans())
 def test_norm_of_any_map(n, h, w, channels, padding, nchw):
@@ -94,6 +95,7 @@ def test_norm_mlp(dtype, tolerance, scaled, keep):
         assert torch.equal(mlp_rows.norm_mlp_rows(x, *norm, 1e-6, *linear, last, dtype), out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('autocast', [False, True])
 def test_a_block_is_the_same_by_both_backends(autocast):
     block = SLaKBlock(12, LargeKernel(12, 7, 3, 'decomposed', dict(type='BN')), drop_path_rate=.5, layer_scale_init_value=.5)

@@ -61,6 +61,7 @@ def test_layer(run, dtype):
     assert result['ratios']['dense / decomposed, 8x8'] == medians['dense, 8x8'] / medians['decomposed, 8x8']
 
 
+@pytest.mark.slow
 @needs_torch('2.6')
 def test_runtimes(run):
     medians = run('runtimes', '--arch', 'micro', '--runs', '1x32')['medians']
@@ -69,6 +70,7 @@ def test_runtimes(run):
     assert list(medians) == [f'{name}, batch 1 at 32x32' for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['fp32', 'bf16'])
 def test_inference(run, dtype):
     result = run('inference', '--arch', 'micro', '--runs', '2x32', '1x64', '--dtype', dtype)
@@ -83,6 +85,7 @@ def test_inference(run, dtype):
     assert result['figures']['images/s']['SLaK merged, batch 2 at 32x32'] == 2 / ours
 
 
+@pytest.mark.slow
 def test_forms(run):
     result = run('forms', *NETWORK)
     names = 'naive', 'decomposed', 'sparse', 'sparse, 1.3x width'
@@ -147,6 +150,7 @@ def test_scaling(run, monkeypatch):
                                              for direction in ('forward', 'forward and backward')}
 
 
+@pytest.mark.slow
 def test_gpu_shrunk_to_the_cpu(benchmark, tmp_path, monkeypatch):
     used, use_backend = [], ops.use_backend
     monkeypatch.setattr(ops, 'use_backend', lambda name: used.append(name) or use_backend(name))

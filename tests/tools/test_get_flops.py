@@ -49,6 +49,7 @@ def test_classifier(run):
     assert uniform_macs == pytest.approx(.6 * macs, rel=1e-3) and .6 * dense < uniform < .65 * dense
 
 
+@pytest.mark.slow
 def test_segmentor(run, model):
     (dense, active, macs, active_macs), _ = run(SEGMENTOR, '--shape', 64, 128)
     assert dense == active == sum(p.numel() for p in model(SEGMENTOR).parameters()) and macs == active_macs
