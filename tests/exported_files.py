@@ -91,7 +91,7 @@ def tool(monkeypatch):
         sys.modules['common'].run(module.main)
 
     yield run
-    for name in ('export', 'test', 'predict', 'quantize', 'common', 'export_onnx'):  # other folders have modules of these names
+    for name in ('convert_checkpoint', 'export', 'test', 'predict', 'quantize', 'common', 'export_onnx'):  # other folders have such
         sys.modules.pop(name, None)
 
 

@@ -12,6 +12,7 @@ from .runtime import open_exported
 
 Size = Tuple[int, ...]  # height and width
 
+
 class Session:
     """A model in a file of ``tools/export.py``.
 

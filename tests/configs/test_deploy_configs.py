@@ -1,6 +1,4 @@
 """Merged files and configs/deploy, on micro models whose every term is non-trivial."""
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,19 +50,6 @@ def micro(tmp_path_factory):
         return config, checkpoint, model
 
     return make
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    """Runs a tool in this process."""
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-
-    def run(name, *args):
-        module = importlib.import_module(name)
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        sys.modules['common'].run(module.main)
-
-    return run
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ from slak_mm.errors import InputError, UserError
 from slak_mm.models.build import build_model
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = dict(cls='slak_t_300e_in1k', seg='upernet_slak_micro_toy_ade20k', det='cascade_mask_rcnn_slak_micro_toy_coco')
 pytestmark = [pytest.mark.slow, needs_torch('2.8')]
 
 
