@@ -35,6 +35,7 @@ def both(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', ['script', '-c', '-m', '-'])
 def test_a_program_finds_what_a_real_one_finds(both, tmp_path, way):
     (tmp_path / 'program.py').write_text(STATE)

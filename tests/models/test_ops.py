@@ -114,6 +114,7 @@ def test_under_autocast():
         assert large_kernel_conv2d(x, weights).dtype == torch.float64
 
 
+@pytest.mark.slow
 @needs_torch('2.4')
 def test_compiles_whole():
     x, *weights = make(STRIPES)

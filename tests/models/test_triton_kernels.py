@@ -170,6 +170,7 @@ def test_empty_batch():
     assert not any(gradient.any() for gradient in triton_kernels.weight_gradients(x, grads, [w.shape for w in weights]))
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_break():
     x, weights, grads = make((1, 1, 7, 7), [(13, 5), (5, 13)])
 

@@ -83,6 +83,7 @@ def test_units_die_over_time(granularity):
     assert sparsity.units.counts() == constant.units.counts() and sparsity.masks.counts() == constant.masks.counts()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(grow=st.sampled_from(['random', 'gradient']), init=st.sampled_from(['uniform', 'erk']), broken_at=st.integers(0, STEPS))
 def test_from_weights_to_neurons_at_equal_total(grow, init, broken_at):

@@ -118,6 +118,7 @@ def test_one_line_errors(tool, tmp_path):
         tool.main([CLASSIFIER, '--checkpoint', str(tmp_path / 'other.pth'), *MICRO])
 
 
+@pytest.mark.slow
 def test_paper(tool, tmp_path, monkeypatch, capsys):
     rows = [row for row in paper_flops.paper_rows() if row.table == '1']
     monkeypatch.setattr(paper_flops, 'paper_rows', lambda: rows)
