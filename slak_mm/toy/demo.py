@@ -62,7 +62,8 @@ def read_progress(line: str, epochs: int = 1) -> Optional[Progress]:
     return Progress(before + int(match['done']), total, float(match['loss']) if match['loss'] else None)
 
 
-def run_logged(command: Sequence[str], log: Path, epochs: int = 1, report: Callable[[Progress], None] = lambda progress: None) -> None:
+def run_logged(command: Sequence[str], log: Path, epochs: int = 1, report: Callable[[Progress], None] = lambda progress: None,
+               **environment: str) -> None:
     """Runs a program, and appends the command and all that it prints to a file.
 
     Args:
@@ -70,6 +71,7 @@ def run_logged(command: Sequence[str], log: Path, epochs: int = 1, report: Calla
         log (Path): The file.
         epochs (int): See :func:`read_progress`.
         report (Callable): Gets each :class:`Progress` that the program prints.
+        environment (str): Variables of its environment, besides those of this one.
 
     Raises:
         UserError: It fails; the message has its last lines and the file.
@@ -78,7 +80,7 @@ def run_logged(command: Sequence[str], log: Path, epochs: int = 1, report: Calla
     with log.open('a', encoding='utf-8') as file:
         file.write(f'\n$ {" ".join(command)}\n')
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace',
-                              env=dict(os.environ, PYTHONUNBUFFERED='1')) as process:
+                              env=dict(os.environ, PYTHONUNBUFFERED='1', **environment)) as process:
             for line in process.stdout or ():
                 file.write(line)
                 file.flush()

@@ -1,10 +1,11 @@
-"""Tables and figures of a study. Needs matplotlib."""
+"""Tables and figures of the study on digits. Needs matplotlib."""
 from pathlib import Path
-from typing import List
+from statistics import mean, stdev
+from typing import List, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 
-from .study import REFERENCE, STATIC, SWEEP_INTERVALS, SWEEP_RATES
+from .digits import REFERENCE, STATIC, SWEEP_INTERVALS, SWEEP_RATES
 
 
 def table(rows: List[dict]) -> str:
@@ -20,15 +21,28 @@ def table(rows: List[dict]) -> str:
 
 def draw(runs: List[dict], rows: List[dict], path: Path) -> None:
     """A dot for each run; mean and standard deviation below them."""
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout='constrained')
-    for y, row in enumerate(rows):
-        accuracies = [run['accuracy'] for run in runs if run['variant'] == row['variant']]
-        color = 'tab:gray' if 'dense' in row['variant'] else 'tab:blue'
-        axes.plot(accuracies, [y + .14] * len(accuracies), 'o', color=color, alpha=.4, markersize=5, markeredgewidth=0)
-        axes.errorbar(row['accuracy_mean'], y - .14, xerr=row['accuracy_std'], fmt='D', color=color, capsize=3, markersize=5)
-    axes.set_yticks(range(len(rows)), [f"{row['variant']}\n{row['nonzero']:,} non-zero" for row in rows])
+    values = {f"{row['variant']}\n{row['nonzero']:,} non-zero": [run['accuracy'] for run in runs if run['variant'] == row['variant']]
+              for row in rows}
+    draw_runs(values, 'test accuracy, %   (dots: seeds; diamond and whisker: mean and standard deviation)', path)
+
+
+def draw_runs(values: Mapping[str, Sequence[float]], label: str, path: Path) -> None:
+    """A row for each entry: a dot for each value, mean and standard deviation below; grey if it is called dense.
+
+    Args:
+        values (dict): From names to values.
+        label (str): What the values are.
+        path (Path): Picture to write.
+    """
+    figure, axes = plt.subplots(figsize=(8, .6 * len(values)), layout='constrained')
+    for y, (name, numbers) in enumerate(values.items()):
+        color = 'tab:gray' if 'dense' in name else 'tab:blue'
+        axes.plot(numbers, [y + .14] * len(numbers), 'o', color=color, alpha=.4, markersize=5, markeredgewidth=0)
+        axes.errorbar(mean(numbers), y - .14, xerr=stdev(numbers) if len(numbers) > 1 else None, fmt='D', color=color, capsize=3,
+                      markersize=5)
+    axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
-    axes.set_xlabel('test accuracy, %   (dots: seeds; diamond and whisker: mean and standard deviation)')
+    axes.set_xlabel(label)
     axes.grid(axis='x', alpha=.3)
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.tick_params(axis='y', length=0)

@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from ..compat import wrap_step
-from ..models import SLaK
-from ..sparsity import DynamicSparsity, maskable
+from ...compat import wrap_step
+from ...models import SLaK
+from ...sparsity import DynamicSparsity, maskable
 
 KERNEL_SIZES = {51: (51, 49, 47, 13), 7: (7, 7, 7, 7)}
 SMALL_KERNEL_SIZE = 3

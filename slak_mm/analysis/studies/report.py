@@ -1,0 +1,203 @@
+"""Tables and figures of the studies on photos, from their results. Needs matplotlib and scipy."""
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
+from mmengine.runner import load_checkpoint
+from scipy.stats import t as student
+
+from ...models.build import build_model, quiet
+from ...registry import enter_scope
+from ..erf import area_ratios, last_map, mean_scores
+from ..erf_models import from_config
+from . import distance, photos, transfer
+from .digits_report import draw_runs
+from .execute import read_results, unpack
+
+ERF_IMAGES = 16
+CONFIDENCE = .95
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences, and the ends of its confidence interval."""
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f'{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]'
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> Difference:
+    """The 95% confidence interval of the mean of paired differences, by Student's t.
+
+    Args:
+        values, others (Sequence[float]): Equally many, at least 2; what belongs together is at the same place.
+    """
+    differences = np.subtract(np.asarray(values, float), np.asarray(others, float))
+    middle = float(differences.mean())
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(differences) - 1) * differences.std(ddof=1) / len(differences)**.5)
+    return Difference(middle, middle - half, middle + half)
+
+
+def measure_fields(config: Path, checkpoint: str) -> Dict[str, Any]:
+    """The area ratios of a classifier's effective receptive field on test images, trained and at its initial weights."""
+    cfg = Config.fromfile(config)
+    enter_scope(cfg)
+    with quiet():
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        model = build_model(cfg)
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    images = [model.data_preprocessor(pseudo_collate([dataset[i]]), False)['inputs']
+              for i in range(0, len(dataset), max(1, len(dataset) // ERF_IMAGES))[:ERF_IMAGES]]
+    found = {}
+    for name, backbone in (('trained', model.backbone), ('untrained', from_config(str(config), cfg.randomness.seed))):
+        backbone.eval().requires_grad_(False)
+        scores = mean_scores(last_map(backbone), images)
+        found[name] = {threshold: round(ratio, 4) for threshold, ratio in area_ratios(scores).items()}
+    return dict(erf=found)
+
+
+def measurement(study: str) -> Callable[[Path, str], Dict[str, Any]]:
+    """What is measured of each run of a study, besides its metric."""
+    return (lambda config, checkpoint: {}) if study == transfer.STUDY else measure_fields
+
+
+def values_of(results: Sequence[Dict[str, Any]], variant: str, key: str) -> Dict[int, Any]:
+    """An entry of a variant's results, by seed."""
+    return {result['seed']: result[key] for result in results if result['variant'] == variant}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, or the only value."""
+    return f'{mean(values):.2f} ± {stdev(values):.2f}' if len(values) > 1 else ''.join(f'{value:.2f}' for value in values)
+
+
+def variants_of(results: Sequence[Dict[str, Any]]) -> List[str]:
+    """Their variants, in the order of the results of the first seed."""
+    return list(dict.fromkeys(result['variant'] for result in sorted(results, key=lambda result: result['seed'])))
+
+
+def compare(results: Sequence[Dict[str, Any]], variant: str, reference: str, metric: str) -> str:
+    """The paired difference of a variant to a reference over the seeds that both have; '' for fewer than 2."""
+    mine, others = values_of(results, variant, metric), values_of(results, reference, metric)
+    seeds = sorted(set(mine) & set(others))
+    if variant == reference or len(seeds) < 2:
+        return ''
+    return str(paired([mine[seed] for seed in seeds], [others[seed] for seed in seeds]))
+
+
+def classification_table(results: Sequence[Dict[str, Any]]) -> str:
+    """Accuracy of each variant, and its paired differences to the reference, over folds and over photos."""
+    lines = ['| kernels, training | parameters | non-zero | accuracy, % | minus reference, over folds | over photos |',
+             '|---|---|---|---|---|---|']
+    base = values_of(results, photos.REFERENCE, 'right')
+    for variant in variants_of(results):
+        mine = values_of(results, variant, 'right')
+        seeds = sorted(set(mine) & set(base))
+        bits = [[100 * bit for seed in seeds for bit in unpack(right[seed])] for right in (mine, base)]
+        over_photos = '' if variant == photos.REFERENCE or not seeds else str(paired(*bits))
+        name = f'**{variant}** (reference)' if variant == photos.REFERENCE else variant
+        lines.append(f'| {name} | {_count(results, variant, "parameters")} | {_count(results, variant, "nonzero")} | '
+                     f'{spread(list(values_of(results, variant, photos.METRIC).values()))} | '
+                     f'{compare(results, variant, photos.REFERENCE, photos.METRIC)} | {over_photos} |')
+    return '\n'.join(lines) + '\n'
+
+
+def _count(results: Sequence[Dict[str, Any]], variant: str, key: str) -> str:
+    return f'{round(mean(values_of(results, variant, key).values())):,}'
+
+
+def fields_table(results: Sequence[Dict[str, Any]]) -> str:
+    """The area ratios of the effective receptive fields, in %, trained and untrained."""
+    thresholds = list(results[0]['erf']['trained'])
+    lines = [f'| | {" | ".join(f"t = {t}" for t in thresholds)} |', f'|---|{"---|" * len(thresholds)}']
+    for variant in variants_of(results):
+        fields = values_of(results, variant, 'erf').values()
+        cells = [' → '.join(f'{100 * mean(field[when][t] for field in fields):.1f}' for when in ('untrained', 'trained'))
+                 for t in thresholds]
+        lines.append(f'| {variant} | {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def grid(results: Sequence[Dict[str, Any]], metric: str) -> str:
+    """Rows and columns from variants that are called ``COLUMN: ROW``."""
+    names = [variant.split(': ', 1) for variant in variants_of(results)]
+    columns, rows = (list(dict.fromkeys(name[i] for name in names)) for i in (0, 1))
+    lines = [f'| | {" | ".join(columns)} |', f'|---|{"---|" * len(columns)}']
+    for row in rows:
+        cells = [spread(list(values_of(results, f'{column}: {row}', metric).values())) for column in columns]
+        lines.append(f'| {row} | {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def transfer_values(results: Sequence[Dict[str, Any]], variant: str) -> List[float]:
+    """The metric of a task and arm, in %, by seed."""
+    metric = transfer.TASKS[variant.split(': ')[0]][1]
+    found = values_of(results, variant, metric)
+    return [found[seed] * (1. if metric == 'mIoU' else 100.) for seed in sorted(found)]
+
+
+def transfer_table(results: Sequence[Dict[str, Any]]) -> str:
+    """The metric of each task and arm, and its paired difference to the same model from scratch."""
+    lines = ['| task | pre-training | metric | minus from scratch, same seed |', '|---|---|---|---|']
+    for variant in variants_of(results):
+        task, arm = variant.split(': ')
+        values, others = transfer_values(results, variant), transfer_values(results, f'{task}: {transfer.SCRATCH}')
+        known = arm == transfer.SCRATCH or len(values) != len(others) or len(values) < 2
+        lines.append(f'| {task} | {arm} | {spread(values)} | {"" if known else paired(values, others)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def draw_grid(results: Sequence[Dict[str, Any]], metric: str, path: Path) -> None:
+    """Accuracy of the task that needs distance: a line for each kernel and form, over the distance."""
+    names = [variant.split(': ', 1) for variant in variants_of(results)]
+    columns, rows = (list(dict.fromkeys(name[i] for name in names)) for i in (0, 1))
+    at = np.arange(len(columns))
+    figure, axes = plt.subplots(figsize=(6.5, 3.6), layout='constrained')
+    for i, row in enumerate(rows):
+        values = [list(values_of(results, f'{column}: {row}', metric).values()) for column in columns]
+        # a little apart, or the whiskers would cover each other
+        deviations = [stdev(one) if len(one) > 1 else 0. for one in values]
+        axes.errorbar(at + .04 * (i - len(rows) / 2), [mean(one) for one in values], deviations,
+                      fmt='s--' if 'square' in row else 'o-', color=f'C{i // 2}', label=row, capsize=3, markersize=4)
+    axes.axhline(50, color='tab:gray', linewidth=.8)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_ylabel('test accuracy, %   (grey: chance)')
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def write(path: Path, out: Path) -> Tuple[str, List[Path]]:
+    """Writes the tables and the figure of a study.
+
+    Args:
+        path (Path): Its results, ``STUDY.jsonl``.
+        out (Path): Folder for ``STUDY.md`` and ``STUDY.png``.
+
+    Returns:
+        tuple[str, list[Path]]: The tables, in Markdown, and the files.
+    """
+    results, study = read_results(path), path.stem
+    markdown, picture = out / f'{study}.md', out / f'{study}.png'
+    label = 'test accuracy, %   (dots: folds; diamond and whisker: mean and standard deviation)'
+    if study == photos.STUDY:
+        text = classification_table(results) + '\n' + fields_table(results)
+        draw_runs({variant: list(values_of(results, variant, photos.METRIC).values()) for variant in variants_of(results)},
+                  label, picture)
+    elif study == distance.STUDY:
+        text = grid(results, distance.METRIC) + '\n' + fields_table(results)
+        draw_grid(results, distance.METRIC, picture)
+    else:
+        text = transfer_table(results)
+        draw_runs({variant: transfer_values(results, variant) for variant in variants_of(results)},
+                  label.replace('accuracy', 'mIoU or mAP50').replace('folds', 'seeds'), picture)
+    markdown.write_text(text, encoding='utf-8')
+    return text, [markdown, picture]

@@ -1,0 +1,63 @@
+"""The classifiers of the photos as pre-training for UPerNet on CamVid and Faster R-CNN on BCCD."""
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from ...errors import InputError
+from .execute import run_folder
+from .photos import CHANNELS, DENSE, REFERENCE
+from .photos import STUDY as PRETRAINING
+from .plan import Run
+
+STUDY = 'transfer'
+SCRATCH, SEEDS = 'from scratch', 3
+KEPT = [dict(type='slak_mm.SparsityHook', init='checkpoint', grow=None)]
+# what starts the backbone, and the hooks
+ARMS: Dict[str, Any] = {
+    SCRATCH: (None, []),
+    'dense pre-training': (DENSE, []),
+    'sparse pre-training, kept sparse': (REFERENCE, KEPT),
+    'sparse pre-training, fine-tuned dense': (REFERENCE, []),
+}
+TASKS = {
+    'CamVid, UPerNet': ('study/upernet_slak_micro_camvid.py', 'mIoU'),
+    'BCCD, Faster R-CNN': ('study/faster_rcnn_slak_micro_bccd.py', 'pascal_voc/mAP'),
+}
+
+
+def _checkpoint(work_dir: Path, variant: str, seed: int) -> str:
+    last = run_folder(work_dir, PRETRAINING, variant, seed) / 'last_checkpoint'
+    if not last.exists():
+        raise InputError(f'There is no checkpoint of {variant!r}, fold {seed}, in {work_dir}: run "study.py run {PRETRAINING}" first, '
+                         'with the same --work-dir.')
+    return last.read_text()
+
+
+def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: int = SEEDS,
+         channels: Sequence[int] = CHANNELS) -> List[Run]:
+    """The runs, seed by seed; seed i starts from the classifiers of fold i.
+
+    Args:
+        work_dir (Path): Of the study; the classifiers are there.
+        camvid (Path, optional): Folder with img/ and ann/; None: without this task.
+        bccd (Path, optional): Folder with JPEGImages/, Annotations/ and ImageSets/; None: without this task.
+        seeds (int): Their number. Defaults to 3.
+        channels (Sequence[int]): Of the classifiers. Defaults to (16, 32, 64, 128).
+
+    Raises:
+        InputError: A classifier is missing.
+    """
+    runs = []
+    for seed in range(seeds):
+        for task, data in zip(TASKS, (camvid, bccd)):
+            for arm, (variant, hooks) in ARMS.items():
+                if data is None:
+                    continue
+                config, metric = TASKS[task]
+                loader = dict(dataset=dict(data_root=str(data.absolute())))
+                backbone: Dict[str, Any] = dict(arch=dict(channels=tuple(channels)))
+                if variant is not None:
+                    backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=_checkpoint(work_dir, variant, seed))
+                runs.append(Run(STUDY, f'{task}: {arm}', seed, config, dict(
+                    model=dict(backbone=backbone), custom_hooks=hooks, randomness=dict(seed=seed), train_dataloader=loader,
+                    test_dataloader=loader), metric))
+    return runs
