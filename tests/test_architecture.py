@@ -12,12 +12,13 @@ LEVELS = [{'errors', 'companion'}, {'registry', 'compat'}, {'sparsity'}, {'check
           {'training', 'reliability', 'checks', 'deploy', 'analysis', 'toy', 'implicit_gemm'}, {'zoo'}, {'public'}, {'__init__'}]
 # on one level: who may import whom, and why
 ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a prediction',
-           ('analysis', 'deploy'): 'the speed of exported files is measured'}
+           ('analysis', 'deploy'): 'the speed of exported files is measured',
+           ('analysis', 'toy'): 'studies run tools as the demo does'}
 # room: the only packages that it may import, with the standard library and itself
 ALONE = {'slak_mm.sparsity': {'torch', 'numpy'}, 'slak_mm.models.ops': {'torch', 'numpy', 'triton'}}
 LIBRARIES = {'mmdet', 'mmseg', 'mmpretrain'}  # a user may have one of them: imported in functions alone
 # imported by modules that slak_mm itself does not import
-OPTIONAL = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'sklearn'}
+OPTIONAL = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'scipy', 'sklearn'}
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason='no list of the standard library; one Python is enough')
 
 
@@ -130,4 +131,4 @@ def test_optional_packages_are_not_needed_to_import_slak_mm():
                 parts = name.split('.')
                 pending += [part for part in ('.'.join(parts[:i + 1]) for i in range(len(parts))) if part in sources]
     assert {'slak_mm.models.slak', 'slak_mm.training.sparsity_hook'} <= seen
-    assert not seen & {'slak_mm.deploy.export', 'slak_mm.analysis.study', 'slak_mm.analysis.erf_figure'}
+    assert not seen & {'slak_mm.deploy.export', 'slak_mm.analysis.studies.photos', 'slak_mm.analysis.erf_figure'}

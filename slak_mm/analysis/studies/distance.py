@@ -8,11 +8,12 @@ STUDY, CONFIG, METRIC = 'distance', 'study/slak_micro_corners.py', 'accuracy/top
 SIDES = (24, 48, 96)
 FORMS = {'decomposed': 'decomposed', 'square': 'reparam'}
 SEEDS = 3
+ONE, ALL = 'one block', 'all stages'
 
 
-def variant(side: int, kernel: int, form: str) -> str:
+def variant(side: int, kernel: int, form: str, depth: str = ONE) -> str:
     """What a run is called."""
-    return f'{side} pixels: {kernel}, {form}'
+    return f'{side} pixels: {kernel}, {form}, {depth}'
 
 
 def plan(seeds: int = SEEDS, channels: Sequence[int] = CHANNELS, sides: Sequence[int] = SIDES) -> List[Run]:
@@ -23,11 +24,12 @@ def plan(seeds: int = SEEDS, channels: Sequence[int] = CHANNELS, sides: Sequence
         channels (Sequence[int]): Of the four stages. Defaults to (16, 32, 64, 128).
         sides (Sequence[int]): Of the squares, in pixels. Defaults to (24, 48, 96).
     """
-    return [Run(STUDY, variant(side, kernel, name), seed, CONFIG, dict(
+    models = [(kernel, name, ONE) for kernel in KERNEL_SIZES for name in FORMS] + [(kernel, 'decomposed', ALL) for kernel in (51, 7)]
+    return [Run(STUDY, variant(side, kernel, form, depth), seed, CONFIG, dict(
         side=side,
-        model=dict(backbone=dict(arch=dict(channels=tuple(channels)), kernel_sizes=KERNEL_SIZES[kernel], large_kernel=form),
-                   head=dict(in_channels=channels[-1])),
+        model=dict(backbone=dict(arch=dict(channels=tuple(channels)), kernel_sizes=KERNEL_SIZES[kernel], large_kernel=FORMS[form],
+                                 out_indices=0 if depth == ONE else 3),
+                   head=dict(in_channels=channels[0 if depth == ONE else 3])),
         train_dataloader=dict(dataset=dict(side=side, seed=2 + seed)),
         test_dataloader=dict(dataset=dict(side=side)),
-        randomness=dict(seed=seed)), METRIC)
-            for seed in range(seeds) for side in sides for kernel in KERNEL_SIZES for name, form in FORMS.items()]
+        randomness=dict(seed=seed)), METRIC) for seed in range(seeds) for side in sides for kernel, form, depth in models]

@@ -80,12 +80,14 @@ def test_a_run_is_told_by_what_settles_its_numbers(data, tmp_path):
 
 def test_distance_compares_kernels_at_each_side(tmp_path):
     runs = distance.plan(seeds=1)
-    assert len(runs) == 18 and len({run.variant for run in runs}) == 18
+    assert len(runs) == len({run.variant for run in runs}) == 3 * 8
     for run in runs:
         cfg = written(run, tmp_path)
         datasets = [cfg[f'{part}_dataloader'].dataset for part in ('train', 'test')]
         assert {str(dataset.side) for dataset in datasets} == {run.variant.split()[0]} and datasets[0].seed != datasets[1].seed
-        shapes = {name: tuple(p.shape[2:]) for name, p in build_model(cfg).backbone.stages[0].named_parameters() if p.ndim == 4}
+        backbone = build_model(cfg).backbone
+        assert [len(stage) for stage in backbone.stages] == ([1] if 'one block' in run.variant else [1, 1, 2, 1])
+        shapes = {name: tuple(p.shape[2:]) for name, p in backbone.stages[0].named_parameters() if p.ndim == 4}
         kernel = int(run.variant.split()[2].rstrip(','))
         assert max(max(shape) for shape in shapes.values()) == kernel
         assert any('full' in name for name in shapes) == ('square' in run.variant)

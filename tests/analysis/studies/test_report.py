@@ -54,8 +54,8 @@ def test_distance_table(tmp_path):
                for form in ('decomposed', 'square') for seed in range(2)]
     text, files = report.write(save(tmp_path / 'distance.jsonl', results), tmp_path)
     header, _, *rows = rows_of(text.split('\n\n')[0])
-    assert header[1:] == ['24 pixels', '48 pixels'] and [row[0] for row in rows] == ['7, decomposed', '7, square', '51, decomposed',
-                                                                                     '51, square']
+    assert header[1:] == ['24 pixels', '48 pixels'] and [row[0] for row in rows] == [
+        f'{kernel}, {form}, one block' for kernel in (7, 51) for form in ('decomposed', 'square')]
     assert rows[3][1:] == ['75.50 ± 0.71', '99.50 ± 0.71'] and files[1].stat().st_size > 5000
 
 
