@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         CheckInvalidLossHook,
         CheckpointHook,
         CPUAmpOptimWrapper,
+        Distilled,
+        DistilledClassifier,
         ExactResumeHook,
         LayerDecayOptimWrapperConstructor,
         PretrainedInit,
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = [
-    'CPUAmpOptimWrapper', 'CheckInvalidLossHook', 'CheckpointHook', 'ExactResumeHook', 'LayerDecayOptimWrapperConstructor',
-    'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'get_model', 'list_models', 'provide_implicit_gemm'
+    'CPUAmpOptimWrapper', 'CheckInvalidLossHook', 'CheckpointHook', 'Distilled', 'DistilledClassifier', 'ExactResumeHook',
+    'LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'get_model',
+    'list_models', 'provide_implicit_gemm'
 ]
 _OTHERS = 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg'
 _WITHOUT_THEM = ('slak_mm.companion', 'slak_mm.compat', 'slak_mm.compat.torchvision_cpu', 'slak_mm.deploy',

@@ -5,5 +5,7 @@ from .checkpoints import PretrainedInit  # noqa: F401
 from .implicit_gemm import provide_implicit_gemm  # noqa: F401
 from .models import SLaK  # noqa: F401
 from .reliability import CheckInvalidLossHook, CheckpointHook, ExactResumeHook  # noqa: F401
-from .training import CPUAmpOptimWrapper, LayerDecayOptimWrapperConstructor, SparseExponentialMovingAverage, SparsityHook  # noqa: F401
+from .training import (  # noqa: F401
+    CPUAmpOptimWrapper, Distilled, DistilledClassifier, LayerDecayOptimWrapperConstructor, SparseExponentialMovingAverage,
+    SparsityHook)
 from .zoo import get_model, list_models  # noqa: F401
