@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from slak_mm.registry import class_of
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-LIBRARY = dict(slak='mmpretrain', convnext='mmpretrain', upernet='mmseg', cascade='mmdet', faster='mmdet')
+LIBRARY = dict(slak='mmpretrain', convnext='mmpretrain', upernet='mmseg', cascade='mmdet', faster='mmdet', resnet50='mmpretrain')
 
 
 @pytest.fixture
