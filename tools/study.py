@@ -48,6 +48,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     run.add_argument('--camvid', type=Path, help='transfer: folder with img/ and ann/; without this task, unless given')
     run.add_argument('--bccd', type=Path, help='transfer: folder with JPEGImages/, Annotations/, ImageSets/; without, unless given')
     run.add_argument('--jobs', type=int, default=1, help='runs at a time, each a program of its own')
+    run.add_argument('--threads', type=int, help="of each run; the CPUs' number, divided by that of the jobs, unless given")
     run.add_argument('--seeds', type=int, help='the first so many seeds (of classification: folds) only')
     run.add_argument('--only', metavar='TEXT', action='append', help='only variants with this text in their name; may be repeated')
     run.add_argument('--channels', type=int, nargs=4, default=photos.CHANNELS, help='of the stages: more for a larger machine')
@@ -104,7 +105,7 @@ def run_study(args):
     runs = plan(args)
     results = args.results or args.work_dir / f'{args.study}.jsonl'
     options = ['--amp'] * args.amp + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
-    executor = Executor(TOOLS, args.work_dir, results, args.jobs, options, report.measurement(args.study))
+    executor = Executor(TOOLS, args.work_dir, results, args.jobs, options, args.threads, report.measurement(args.study))
     pending = executor.pending(runs)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f'{args.study}: {len(pending)} of {len(runs)} runs to make, {args.jobs} at a time; results go to {results}, '

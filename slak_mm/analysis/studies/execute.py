@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -79,12 +79,14 @@ class Executor:
         results (Path): JSON lines, one for each run that has ended. What they hold is not run again.
         jobs (int): Runs at a time. Defaults to 1.
         options (Sequence[str]): More options of ``train.py`` and ``test.py``. Defaults to ().
+        threads (int, optional): Of each run. Defaults to None: the CPUs' number, divided by that of the jobs.
         measure (Callable): From the config and the checkpoint of a run to more entries of its result. Defaults to none.
     """
 
     def __init__(self, tools: Path, work_dir: Path, results: Path, jobs: int = 1, options: Sequence[str] = (),
-                 measure: Callable[[Path, str], Dict[str, Any]] = lambda config, checkpoint: {}):
+                 threads: Optional[int] = None, measure: Callable[[Path, str], Dict[str, Any]] = lambda config, checkpoint: {}):
         self.tools, self.work_dir, self.results, self.jobs, self.options = tools, work_dir, results, jobs, list(options)
+        self.threads = threads or max(1, (os.cpu_count() or 1) // jobs)
         self.measure, self.commit, self._lock = measure, commit(), Lock()
 
     def pending(self, runs: Sequence[Run]) -> List[Run]:
@@ -141,7 +143,7 @@ class Executor:
         run.write(config, self.tools.parent.absolute() / 'configs')
         with self._lock:  # mmengine's configs are not made for threads
             epochs = Config.fromfile(config).train_cfg.get('max_epochs') or 1
-        environment = dict(OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // self.jobs)))
+        environment = dict(OMP_NUM_THREADS=str(self.threads))
 
         def call(tool: str, *args: str) -> None:
             run_logged([sys.executable, '-W', 'ignore', str(self.tools / tool), str(config), *args, *self.options], folder / 'run.log',
