@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / 'slak_mm'
 FILES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
 # from low to high; what is in one set is on one level, and does not import each other, but for ALLOWED
 LEVELS = [{'errors', 'companion'}, {'registry', 'compat'}, {'sparsity'}, {'checkpoints'}, {'models'},
-          {'training', 'reliability', 'checks', 'deploy', 'analysis', 'toy', 'implicit_gemm'}, {'zoo'}, {'public'}, {'__init__'}]
+          {'training', 'reliability', 'checks', 'deploy', 'analysis', 'toy', 'implicit_gemm'}, {'hub', 'timm', 'zoo'}, {'public'},
+          {'__init__'}]
 # on one level: who may import whom, and why
 ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a prediction',
            ('analysis', 'deploy'): 'the speed of exported files is measured',
@@ -18,7 +19,7 @@ ALLOWED = {('deploy', 'checks'): 'images and configs are checked before a predic
 ALONE = {'slak_mm.sparsity': {'torch', 'numpy'}, 'slak_mm.models.ops': {'torch', 'numpy', 'triton'}}
 LIBRARIES = {'mmdet', 'mmseg', 'mmpretrain'}  # a user may have one of them: imported in functions alone
 # imported by modules that slak_mm itself does not import
-OPTIONAL = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'scipy', 'sklearn'}
+OPTIONAL = {'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'scipy', 'sklearn', 'timm'}
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 10), reason='no list of the standard library; one Python is enough')
 
 

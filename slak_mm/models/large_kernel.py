@@ -171,13 +171,14 @@ class DepthwiseConvBN(nn.Module):
                             'merged with others: undo that first (remove_parametrizations, prune.remove, merge adapters ...), or use '
                             'the model as it is.')
 
-    def fuse(self) -> None:
-        """Folds the batch norm's running statistics into the convolution. Done already: nothing happens."""
+    def fuse(self) -> 'DepthwiseConvBN':
+        """Folds the batch norm's running statistics into the convolution; done already, nothing happens. Returns itself, to timm."""
         if self.bn is not None or self.conv.bias is None:
             weight, bias = self.folded()
             bias = torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else bias
             self.conv.weight, self.conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
             self.bn = None
+        return self
 
 
 def dilated_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor], dilation: int) -> Tensor:
