@@ -2,6 +2,7 @@
 # isort: skip_file
 from .compat import versions  # noqa: F401  (first: the rest relies on it)
 from .checkpoints import PretrainedInit  # noqa: F401
+from .hub import from_pretrained, push_to_hub, save_pretrained  # noqa: F401
 from .implicit_gemm import provide_implicit_gemm  # noqa: F401
 from .models import SLaK  # noqa: F401
 from .reliability import CheckInvalidLossHook, CheckpointHook, ExactResumeHook  # noqa: F401

@@ -4,7 +4,7 @@ import pytest
 from data_helpers import lines, make, repaint
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmseg.datasets import ADE20KDataset
 from mmseg.registry import TRANSFORMS
 from PIL import Image
@@ -252,6 +252,10 @@ def test_arrays(seg, tmp_path):
         seg[f'{split}_dataloader'].dataset.update(img_suffix='.npy', seg_map_suffix='.npy', type='BaseSegDataset')
     own_pipelines(seg, dict(type='LoadNpy'))
     seg.model.data_preprocessor.update(mean=[0] * 5, std=[1] * 5, bgr_to_rgb=False)
+    try:
+        MODELS.build(dict(seg.model.data_preprocessor, _scope_='mmseg'))
+    except AssertionError as error:
+        pytest.skip(f'the fork of mmsegmentation takes such images no more: {error}')
     try:
         assert 'images have 5 channels' in lines(seg)[0] and 'in_channels=5' in lines(seg)[0]
         seg.model.backbone.in_channels = 5
