@@ -1,4 +1,4 @@
-"""Converts an official SLaK file (ImageNet, or mmcv-1 downstream) to one that any OpenMMLab 2.x tool loads."""
+"""Converts an official SLaK file (ImageNet, or mmcv-1 downstream) to one that any OpenMMLab 2.x tool loads, or says what a file is."""
 import argparse
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 
 from slak_mm import __version__
 from slak_mm.checkpoints.convert import convert, inspect, name_output_norm, share_of_zeros
+from slak_mm.checkpoints.official import describe_file, lines
 from slak_mm.checkpoints.packed import pack_weights
 from slak_mm.checkpoints.safetensors import SUFFIX, write_safetensors
 from slak_mm.deploy import compact
@@ -17,7 +18,9 @@ from slak_mm.deploy.merge import change_state_dict, merge_model
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='path or URL of the file to convert')
-    parser.add_argument('target', help='file to write; safetensors, if that is how its name ends')
+    parser.add_argument('target', nargs='?', help='file to write; safetensors, if that is how its name ends')
+    parser.add_argument('--describe', action='store_true',
+                        help='write nothing: say what SOURCE is, which configs fit it, what in it is zero, and its SHA-256')
     parser.add_argument('--key', help="entry that holds the weights, e.g. model_ema; defaults to 'state_dict', else 'model'")
     parser.add_argument('--prefix', help="what stands before the backbone's keys, if the file holds several backbones")
     parser.add_argument('--deploy', action='store_true', help='merge the large kernels, for configs/deploy')
@@ -27,7 +30,9 @@ def parse_args(argv=None):
     parser.add_argument('--packed', action='store_true',
                         help="leave out the zeros: at 40%% of them .63 of the size; read by this package's tools and backbone alone")
     args = parser.parse_args(argv)
-    if args.packed and args.target.endswith(SUFFIX):
+    if args.describe == bool(args.target):
+        parser.error('give TARGET, the file to write, or --describe, which writes none')
+    if args.packed and str(args.target).endswith(SUFFIX):
         parser.error('--packed is for files of PyTorch, not for safetensors')
     if args.config and not args.compact:
         parser.error('--config is for --compact')
@@ -36,6 +41,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.describe:
+        print('\n'.join(lines(args.source, describe_file(args.source, args.key))))
+        return
     state_dict, meta = convert(args.source, args.key, args.prefix)
     if args.compact:
         state_dict = change_state_dict(state_dict, compact)

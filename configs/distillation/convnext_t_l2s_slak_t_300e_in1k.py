@@ -1,11 +1,16 @@
 # SLaK-T teaches ConvNeXt-T ("Are Large Kernels Better Teachers than Transformers for ConvNets?", ICML 2023: 83.1%). The loss is NKD
-# alone, as in the authors' code; the schedule is SLaK's. What is trained, saved and tested is a plain ConvNeXt-T.
+# alone, as in the authors' code; the schedule is SLaK's. So is the form of the student, as of their files: 7x7 kernels without
+# bias, and a batch norm after each. What is trained, saved and tested is the student alone.
 _base_ = [
-    'mmpretrain::_base_/models/convnext/convnext-tiny.py',
+    '../_base_/models/slak.py',
     '../_base_/datasets/imagenet_224.py',
     '../_base_/schedules/in1k_300e.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
+student = dict(
+    _base_.model,
+    backbone=dict(_base_.model.backbone, kernel_sizes=(7, 7, 7, 7), width_factor=1.0, large_kernel='naive'),
+    head=dict(_base_.model.head, in_channels=768))
 teacher = dict(
     type='ImageClassifier',
     backbone=dict(type='slak_mm.SLaK', arch='tiny'),
@@ -15,7 +20,7 @@ teacher = dict(
 model = dict(
     _delete_=True,
     type='slak_mm.DistilledClassifier',
-    student=_base_.model,
+    student=student,
     teacher=teacher,
     losses=[dict(type='slak_mm.NKDLoss')],
     task_weight=0.)
