@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DistilledClassifier,
         ExactResumeHook,
         LayerDecayOptimWrapperConstructor,
+        MaskPictureHook,
         PretrainedInit,
         SLaK,
         SparseExponentialMovingAverage,
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 __all__ = [
     'CPUAmpOptimWrapper', 'CheckInvalidLossHook', 'CheckpointHook', 'Distilled', 'DistilledClassifier', 'ExactResumeHook',
-    'LayerDecayOptimWrapperConstructor', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage', 'SparsityHook', 'from_pretrained',
-    'get_model', 'list_models', 'provide_implicit_gemm', 'push_to_hub', 'save_pretrained'
+    'LayerDecayOptimWrapperConstructor', 'MaskPictureHook', 'PretrainedInit', 'SLaK', 'SparseExponentialMovingAverage',
+    'SparsityHook', 'from_pretrained', 'get_model', 'list_models', 'provide_implicit_gemm', 'push_to_hub', 'save_pretrained'
 ]
 _OTHERS = 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg'
 _WITHOUT_THEM = ('slak_mm.companion', 'slak_mm.compat', 'slak_mm.compat.torchvision_cpu', 'slak_mm.deploy',

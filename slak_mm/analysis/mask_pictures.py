@@ -1,7 +1,7 @@
 """The masks of a sparse training run, read from its checkpoints and made into pictures."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -18,12 +18,12 @@ class Snapshot:
     """The masks at one moment of a run.
 
     Attributes:
-        path (Path): The checkpoint.
+        path (Path, optional): The checkpoint; None of a run under way.
         step (int): Optimizer steps so far.
         layers (dict[str, np.ndarray]): For each maskable parameter an array of its shape, uint8: ``NEVER``, ``ONCE`` (was active
             and is no more) or ``ACTIVE``. A dense layer is all ``ACTIVE``.
     """
-    path: Path
+    path: Optional[Path]
     step: int
     layers: Dict[str, np.ndarray]
 
@@ -38,6 +38,11 @@ def read_snapshot(path: Path) -> Snapshot:
     state = load_file(str(path)).get('sparsity')
     if not isinstance(state, dict) or not {'steps', 'masks'} <= set(state):
         raise CheckpointError(f'{path} holds no masks: it was saved without SparsityHook.')
+    return Snapshot(Path(path), state['steps'], read_masks(state))
+
+
+def read_masks(state: dict) -> Dict[str, np.ndarray]:
+    """The layers of a :class:`Snapshot`, from the state of :class:`slak_mm.sparsity.DynamicSparsity`."""
     layers = {}
     for name, entry in state['masks'].items():
         shape, bits = entry['shape'], entry['bits']
@@ -46,7 +51,7 @@ def read_snapshot(path: Path) -> Snapshot:
         else:
             active, ever = (unpack(part, shape).numpy() for part in bits)
             layers[name] = np.where(active, ACTIVE, np.where(ever, ONCE, NEVER)).astype(np.uint8)
-    return Snapshot(Path(path), state['steps'], layers)
+    return layers
 
 
 def read_run(paths: Sequence[Path]) -> List[Snapshot]:

@@ -1,0 +1,96 @@
+"""Pictures and curves of a sparse training, as TensorBoard and files have them."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from runner_helpers import Data
+from torch import nn
+
+import slak_mm
+from slak_mm.analysis.mask_pictures import ACTIVE, PALETTE, canvas, read_snapshot
+from slak_mm.errors import InputError
+
+
+class Net(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.large_kernel, self.fc = nn.Linear(8, 36), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Linear(36, 2)
+
+    def init_weights(self):
+        pass
+
+    def forward(self, images, labels, mode='loss'):
+        x = self.large_kernel(self.stem(images).view(-1, 4, 3, 3)).flatten(1)
+        return dict(loss=nn.functional.cross_entropy(self.fc(x), labels))
+
+
+def run(tmp_path, hook, sparsity=dict(type='slak_mm.SparsityHook', sparsity=.5, interval=3, init='uniform'), iters=12, accumulate=1):
+    runner = Runner(
+        Net(), str(tmp_path), train_dataloader=dict(dataset=Data(), batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler'),
+                                               collate_fn=dict(type='default_collate')),
+        train_cfg=dict(by_epoch=False, max_iters=iters), optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1),
+                                                                            accumulative_counts=accumulate),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
+                           checkpoint=dict(type='slak_mm.CheckpointHook', interval=1, by_epoch=False)),
+        custom_hooks=[hook, *([sparsity] if sparsity else [])], randomness=dict(seed=0), log_level='ERROR',
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]),
+        experiment_name=f'run_{tmp_path.name}')
+    runner.train()
+    return runner
+
+
+def files(tmp_path):
+    return {int(path.stem.rpartition('_')[2]): path for path in tmp_path.rglob('masks_large_kernel_*.png')}
+
+
+def test_a_picture_after_each_adaptation_is_what_the_checkpoint_has(tmp_path):
+    run(tmp_path, dict(type='slak_mm.MaskPictureHook', kernels=3, scale=2))
+    pictures = files(tmp_path)
+    assert sorted(pictures) == [0, 3, 6, 9]
+    for step, path in pictures.items():
+        if step:
+            layer = read_snapshot(tmp_path / f'iter_{step}.pth').layers['large_kernel.weight']
+            expected = PALETTE[canvas([[kernel[0] for kernel in layer[:3]]], gap=1)].repeat(2, 0).repeat(2, 1)
+            assert np.array_equal(cv2.imread(str(path))[..., ::-1], expected) and (layer != ACTIVE).any()
+
+
+def test_every_so_many_optimizer_steps(tmp_path):
+    run(tmp_path, dict(type='slak_mm.MaskPictureHook', interval=2), accumulate=2)
+    assert sorted(files(tmp_path)) == [0, 4, 8, 12]  # iterations, of two a step
+
+
+def test_tensorboard_has_the_pictures_and_the_numbers_of_the_log(tmp_path):
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    run(tmp_path, dict(type='slak_mm.MaskPictureHook'))
+    events = accumulator.EventAccumulator(str(next(tmp_path.rglob('events.out*')).parent), size_guidance=dict(images=0, scalars=0))
+    events.Reload()
+    assert [event.step for event in events.Images('masks_large_kernel')] == [0, 3, 6, 9]
+    local = cv2.imread(str(files(tmp_path)[9]))
+    stored = cv2.imdecode(np.frombuffer(events.Images('masks_large_kernel')[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(local, stored)
+    log = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+    for name in ('density', 'ever_active', 'prune_rate'):
+        assert [event.value for event in events.Scalars(f'train/{name}' if f'train/{name}' in events.Tags()['scalars'] else name)] \
+            == pytest.approx([line[name] for line in log])
+    assert len({line['ever_active'] for line in log}) > 2
+
+
+@pytest.mark.parametrize('hook, sparsity, message', [
+    (dict(), None, 'which custom_hooks has not'),
+    (dict(layers=['small']), dict(type='slak_mm.SparsityHook', init='uniform'), 'no depthwise layer with a mask matches small'),
+])
+def test_nothing_to_draw_is_an_error(tmp_path, hook, sparsity, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, dict(hook, type='slak_mm.MaskPictureHook'), sparsity)
+
+
+@pytest.mark.parametrize('options', [dict(interval=0), dict(kernels=1.5), dict(scale=True)])
+def test_wrong_numbers_are_refused(options):
+    with pytest.raises(ValueError, match='must be an integer from 1'):
+        slak_mm.MaskPictureHook(**options)
