@@ -3,6 +3,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.visualization.vis_backend import MLflowVisBackend
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..errors import InputError
@@ -62,7 +63,11 @@ class MaskPictureHook(Hook):
         self._drawn = self._sparsity.steps
         layers = read_masks(self._sparsity.state_dict())
         for name in select_layers(Snapshot(None, self._drawn, layers), self.layers):
-            runner.visualizer.add_image(f'masks_{short_name(name)}', self._picture(layers[name]), iteration)
+            title, picture = f'masks_{short_name(name)}', self._picture(layers[name])
+            for backend in runner.visualizer._vis_backends.values():
+                # mlflow takes the format from the name, and knows no steps of a picture
+                own = f'{title}_{iteration}.png' if isinstance(backend, MLflowVisBackend) else title
+                backend.add_image(own, picture, iteration)
 
     def _picture(self, layer: np.ndarray) -> np.ndarray:
         """(H, W, 3), uint8, RGB, of a depthwise layer (C, 1, kh, kw)."""

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from runner_helpers import Data
@@ -30,17 +31,18 @@ class Net(BaseModel):
         return dict(loss=nn.functional.cross_entropy(self.fc(x), labels))
 
 
-def run(tmp_path, hook, sparsity=dict(type='slak_mm.SparsityHook', sparsity=.5, interval=3, init='uniform'), iters=12, accumulate=1):
+def run(tmp_path, hook, sparsity=dict(type='slak_mm.SparsityHook', sparsity=.5, interval=3, init='uniform'), accumulate=1,
+        backends=(dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend'))):
     runner = Runner(
         Net(), str(tmp_path), train_dataloader=dict(dataset=Data(), batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler'),
                                                collate_fn=dict(type='default_collate')),
-        train_cfg=dict(by_epoch=False, max_iters=iters), optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1),
+        train_cfg=dict(by_epoch=False, max_iters=12), optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1),
                                                                             accumulative_counts=accumulate),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
                            checkpoint=dict(type='slak_mm.CheckpointHook', interval=1, by_epoch=False)),
         custom_hooks=[hook, *([sparsity] if sparsity else [])], randomness=dict(seed=0), log_level='ERROR',
-        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]),
-        experiment_name=f'run_{tmp_path.name}')
+        visualizer=dict(type='Visualizer', vis_backends=[dict(backend) for backend in backends]),
+        experiment_name=f'run_{tmp_path.name}', cfg=Config(dict(work_dir=str(tmp_path))))
     runner.train()
     return runner
 
@@ -94,3 +96,19 @@ def test_nothing_to_draw_is_an_error(tmp_path, hook, sparsity, message):
 def test_wrong_numbers_are_refused(options):
     with pytest.raises(ValueError, match='must be an integer from 1'):
         slak_mm.MaskPictureHook(**options)
+
+
+def test_mlflow_has_the_pictures_and_the_numbers_of_the_log(tmp_path):
+    """Its file store; needs mlflow-skinny, which the environment does not bring."""
+    mlflow = pytest.importorskip('mlflow')
+    store = f'file://{tmp_path}/mlruns'
+    run(tmp_path, dict(type='slak_mm.MaskPictureHook'), backends=[
+        dict(type='LocalVisBackend'), dict(type='MLflowVisBackend', exp_name='masks', tracking_uri=store)])
+    client = mlflow.MlflowClient(store)
+    found, = client.search_runs([client.get_experiment_by_name('masks').experiment_id])
+    log = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+    for name in ('density', 'ever_active', 'prune_rate'):
+        stored = [point.value for point in client.get_metric_history(found.info.run_id, name)]
+        assert stored == pytest.approx([line[name] for line in log])
+    pictures = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
+    assert pictures >= {f'masks_large_kernel_{step}.png' for step in (0, 3, 6, 9)}
