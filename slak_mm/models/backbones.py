@@ -13,11 +13,14 @@ from .slak import SLaK
 def backbone_cfgs(cfg: Config) -> Dict[str, dict]:
     """The configs of the backbones in ``cfg.model``, by their name in the config, as ``'model.detector.backbone'``.
 
-    These are the SLaKs, under whatever name. If there is none, all that are called ``backbone``, or end so, as ``img_backbone``.
+    These are the SLaKs, under whatever name. If there is none, all that are called ``backbone``, or end so, as ``img_backbone``. What
+    is no part of a model though its config has it, as the teacher of :class:`slak_mm.Distilled`, does not count.
     """
     named = {name: node for name, node in _dicts('model', cfg.get('model')) if node.get('type')}
     kinds = {name: class_of(node, MODELS, cfg.get('default_scope')) for name, node in named.items()}
-    ours = [name for name, kind in kinds.items() if kind is not None and issubclass(kind, SLaK)]
+    outside = tuple(f'{name}.{part}.' for name, kind in kinds.items() for part in getattr(kind, 'outside', ()))
+    named = {name: node for name, node in named.items() if not f'{name}.'.startswith(outside)}
+    ours = [name for name in named if kinds[name] is not None and issubclass(kinds[name], SLaK)]  # type: ignore[arg-type]
     return {name: named[name] for name in ours or [name for name in named if name.endswith('backbone')]}
 
 

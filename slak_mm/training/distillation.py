@@ -152,7 +152,7 @@ class Distilled:
         student (dict): Config of the model to train.
         teacher (dict): Config of a trained model, with ``init_cfg=dict(type='Pretrained', checkpoint=PATH_OR_URL)``, or with that in
             its backbone.
-        losses (list[dict]): Of type :class:`FDLoss`; :class:`DistilledClassifier` has others.
+        losses (list[dict]): Of type ``FDLoss``; :class:`DistilledClassifier` has others.
         task_weight (float): Of the student's own losses, the cross-entropy among them. Defaults to 1.
         data_preprocessor (dict, optional): The student's. The Runner fills this in. Defaults to None.
 
@@ -160,6 +160,7 @@ class Distilled:
         InputError: The teacher has no weights to load; there are no losses, or ones that do not fit; a part is unknown.
     """
     of_logits = False
+    outside = ('teacher', )  # in the config, and no part of the model
     task_weight: float
     distillation: nn.ModuleList
     _teacher: _Unlisted
@@ -170,8 +171,9 @@ class Distilled:
             return object.__new__(cls)
         return cls._build(*args, **kwargs)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        """The student has been built."""
+    def __init__(self, student: Optional[dict] = None, teacher: Any = None, losses: Sequence[dict] = (), task_weight: float = 1.,
+                 data_preprocessor: Optional[dict] = None):
+        """Nothing is left to do: the student has been built."""
 
     @classmethod
     def _build(cls, student: dict, teacher: Union[dict, nn.Module], losses: Sequence[dict], task_weight: float = 1.,
@@ -255,7 +257,7 @@ class DistilledClassifier(Distilled):
 
     Args:
         student, teacher, task_weight, data_preprocessor: See :class:`Distilled`.
-        losses (list[dict]): Of types :class:`NKDLoss`, :class:`KDLoss` and :class:`FDLoss`.
+        losses (list[dict]): Of types ``NKDLoss``, ``KDLoss`` and ``FDLoss``.
     """
     of_logits = True
 

@@ -9,7 +9,8 @@ from mmengine.registry import HOOKS
 from slak_mm.registry import class_of
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-LIBRARY = dict(slak='mmpretrain', convnext='mmpretrain', upernet='mmseg', cascade='mmdet', faster='mmdet', resnet50='mmpretrain')
+LIBRARY = dict(slak='mmpretrain', convnext='mmpretrain', resnet50='mmpretrain', upernet='mmseg', ham='mmseg', cascade='mmdet',
+               faster='mmdet', mask='mmdet', mask2former='mmdet', dino='mmdet', rtmdet='mmdet')
 
 
 @pytest.fixture

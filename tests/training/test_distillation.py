@@ -11,7 +11,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 import slak_mm
+from slak_mm.checks import settings
 from slak_mm.errors import InputError
+from slak_mm.models.backbones import backbone_cfg
 from slak_mm.toy import ToySpec, write_imagenet
 from slak_mm.training import FDLoss, KDLoss, NKDLoss
 
@@ -241,3 +243,12 @@ def test_features_of_a_segmentor(tmp_path):
     assert {'decode.loss_ce', 'loss_fd', 'loss_fd_1'} < set(losses)
     sum(value for name, value in losses.items() if 'loss' in name).backward()
     assert isinstance(model.distillation[0].project, nn.Identity) and model.distillation[1].project.weight.grad.any()
+
+
+def test_tools_know_whose_backbone_is_trained(teacher):
+    cfg = Config(dict(model=distilled(teacher), default_scope='mmpretrain'))
+    assert backbone_cfg(cfg) == STUDENT['backbone'] != TEACHER['backbone']
+    # options are arguments, so that one too many is refused
+    assert settings._arguments(slak_mm.DistilledClassifier) is None
+    with pytest.raises(TypeError, match='task_wait'):
+        build(dict(cfg.model, task_wait=.5))
