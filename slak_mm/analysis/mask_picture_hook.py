@@ -16,7 +16,7 @@ from .mask_pictures import PALETTE, Snapshot, canvas, read_masks, select_layers,
 class MaskPictureHook(Hook):
     """Pictures of masks while they are trained, in whatever the visualizer writes to: TensorBoard, Weights & Biases, MLflow, files.
 
-    One picture for each layer, ``masks_LAYER``: its first kernels side by side, as ``tools/visualize_masks.py`` draws them. Dark is
+    One picture for each layer, ``masks_LAYER``: its first kernels, as ``tools/visualize_masks.py`` draws them. Dark is
     active, orange was active and is no more, light never was. The curves of density, of the share ever active and of the adaptation
     rate are logged by :class:`slak_mm.SparsityHook` itself.
 
@@ -70,6 +70,7 @@ class MaskPictureHook(Hook):
                 backend.add_image(own, picture, iteration)
 
     def _picture(self, layer: np.ndarray) -> np.ndarray:
-        """(H, W, 3), uint8, RGB, of a depthwise layer (C, 1, kh, kw)."""
-        picture = PALETTE[canvas([[kernel[0] for kernel in layer[:self.kernels]]], gap=1)]
+        """(H, W, 3), uint8, RGB, of a depthwise layer (C, 1, kh, kw): wide kernels below each other, others side by side."""
+        kernels = [kernel[0] for kernel in layer[:self.kernels]]
+        picture = PALETTE[canvas([[kernel] for kernel in kernels] if layer.shape[3] > layer.shape[2] else [kernels], gap=1)]
         return picture.repeat(self.scale, 0).repeat(self.scale, 1)

@@ -112,3 +112,8 @@ def test_mlflow_has_the_pictures_and_the_numbers_of_the_log(tmp_path):
         assert stored == pytest.approx([line[name] for line in log])
     pictures = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
     assert pictures >= {f'masks_large_kernel_{step}.png' for step in (0, 3, 6, 9)}
+
+
+@pytest.mark.parametrize('shape, size', [((9, 1, 5, 3), (7, 4 * 5)), ((9, 1, 3, 5), (4 * 5, 7)), ((2, 1, 3, 3), (5, 2 * 5))])
+def test_kernels_are_put_where_they_have_room(shape, size):
+    assert slak_mm.MaskPictureHook(kernels=4, scale=2)._picture(np.ones(shape, np.uint8)).shape == (2 * size[0], 2 * size[1], 3)
