@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 
 matplotlib.use('Agg')
-from slak_mm.analysis.studies import digits, digits_report, distance, photos, report, transfer  # noqa: E402
+from slak_mm.analysis.studies import digits, digits_report, distance, distillation, photos, report, transfer  # noqa: E402
 from slak_mm.analysis.studies.execute import Executor, Pace  # noqa: E402
 from slak_mm.errors import InputError  # noqa: E402
 
 TOOLS = Path(__file__).resolve().parent
 RESULTS = TOOLS.parent / 'docs/study'
-STUDIES = (photos.STUDY, distance.STUDY, transfer.STUDY)
+STUDIES = (photos.STUDY, distance.STUDY, transfer.STUDY, distillation.STUDY)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     run.add_argument('--bccd', type=Path, help='transfer: folder with JPEGImages/, Annotations/, ImageSets/; without, unless given')
     run.add_argument('--jobs', type=int, default=1, help='runs at a time, each a program of its own')
     run.add_argument('--threads', type=int, help="of each run; the CPUs' number, divided by that of the jobs, unless given")
-    run.add_argument('--seeds', type=int, help='the first so many seeds (of classification: folds) only')
+    run.add_argument('--seeds', type=int, help='the first so many seeds (folds, of photos) only')
     run.add_argument('--only', metavar='TEXT', action='append', help='only variants with this text in their name; may be repeated')
     run.add_argument('--channels', type=int, nargs=4, default=photos.CHANNELS, help='of the stages: more for a larger machine')
     run.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='folder for configs, logs, checkpoints')
@@ -85,9 +85,10 @@ def study_digits(args):
 
 
 def plan(args):
-    seeds = {} if args.seeds is None else dict(folds=args.seeds) if args.study == photos.STUDY else dict(seeds=args.seeds)
-    if args.study == photos.STUDY:
-        runs = photos.plan(args.data, args.work_dir, channels=args.channels, **seeds)
+    on_folds = {photos.STUDY: photos.plan, distillation.STUDY: distillation.plan}
+    seeds = {} if args.seeds is None else {'folds' if args.study in on_folds else 'seeds': args.seeds}
+    if args.study in on_folds:
+        runs = on_folds[args.study](args.data, args.work_dir, channels=args.channels, **seeds)
     elif args.study == distance.STUDY:
         runs = distance.plan(channels=args.channels, **seeds)
     elif args.camvid is None and args.bccd is None:

@@ -81,7 +81,7 @@ class FDLoss(nn.Module):
             projects. Defaults to None: they are equal, and nothing is projected.
         whiten (bool): Normalize the teacher's map over channels and pixels, without weights. Defaults to True.
         beta (float): Where smooth L1 turns from square to linear. Defaults to 2.
-        weight (float): Of this loss. Defaults to 1. SLaK's authors have 3e-5.
+        weight (float): Of this loss. Defaults to 1, as in the code of SLaK's authors; their scripts have 3e-5.
     """
     name = 'loss_fd'
     of_logits = False

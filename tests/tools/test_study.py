@@ -152,7 +152,7 @@ def test_a_study_on_photos_goes_on_where_it_stopped(photos, tmp_path):
 @pytest.mark.parametrize('args, message', [
     (['run', 'transfer'], 'give --camvid FOLDER, --bccd FOLDER, or both'),
     (['run', 'distance', '--only', '9 pixels'], '--only 9 pixels leaves no variant. There are: 24 pixels: 31, decomposed, '),
-    (['report', '{tmp}'], 'has none of classification.jsonl, distance.jsonl, transfer.jsonl'),
+    (['report', '{tmp}'], 'has none of classification.jsonl, distance.jsonl, transfer.jsonl, distillation.jsonl'),
     (['run', 'transfer', '--bccd', '{tmp}', '--work-dir', '{tmp}'], 'run "study.py run classification" first'),
 ])
 def test_errors_in_one_line(tmp_path, args, message):

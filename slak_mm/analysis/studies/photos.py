@@ -3,7 +3,7 @@
 Needs scikit-learn.
 """
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import InputError
 from .plan import KERNEL_SIZES, Run, classifier_size, sparsity_for, width_for, widths
@@ -83,6 +83,18 @@ def write_folds(data: Path, folder: Path, folds: int = FOLDS) -> Tuple[List[str]
     return classes, len(paths)
 
 
+def folds_of(data: Path, work_dir: Path) -> Tuple[List[str], Callable[[int, str], Dict[str, Any]]]:
+    """Writes the lists of the folds to ``work_dir``; the classes, and the change to a dataloader for a fold and 'train' or 'test'."""
+    data, lists = data.absolute(), work_dir.absolute() / 'folds'
+    classes, _ = write_folds(data, lists)
+
+    def dataset(fold: int, part: str) -> Dict[str, Any]:
+        source = dict(data_root='', data_prefix=str(data), ann_file=str(lists / f'{fold}_{part}.txt'), metainfo=dict(classes=classes))
+        return dict(dataset=source)
+
+    return classes, dataset
+
+
 def _hook(variant: Variant, nonzero: int, size, seed: int) -> Dict[str, Any]:
     sparsity = variant.sparsity if variant.sparsity is not None else sparsity_for(nonzero, size)
     options: Dict[str, Any] = dict(variant.hook or {}, type='slak_mm.SparsityHook', interval=INTERVAL, seed=seed)
@@ -119,13 +131,7 @@ def plan(data: Path, work_dir: Path, folds: int = FOLDS, channels: Sequence[int]
         folds (int): How many of the five folds to run. Defaults to 5.
         channels (Sequence[int]): Of the four stages. Defaults to (16, 32, 64, 128).
     """
-    data, lists = data.absolute(), work_dir.absolute() / 'folds'
-    classes, _ = write_folds(data, lists)
-
-    def dataset(fold: int, part: str) -> Dict[str, Any]:
-        source = dict(data_root='', data_prefix=str(data), ann_file=str(lists / f'{fold}_{part}.txt'), metainfo=dict(classes=classes))
-        return dict(dataset=source)
-
+    classes, dataset = folds_of(data, work_dir)
     return [Run(STUDY, name, fold, CONFIG, dict(
         model_of(variant, fold, len(classes), channels),
         data_preprocessor=dict(num_classes=len(classes)),

@@ -15,7 +15,7 @@ from ...models.build import build_model, quiet
 from ...registry import enter_scope
 from ..erf import area_ratios, last_map, mean_scores
 from ..erf_models import from_config
-from . import distance, photos, transfer
+from . import distance, distillation, photos, transfer
 from .digits_report import draw_runs
 from .execute import read_results, unpack
 
@@ -92,20 +92,20 @@ def compare(results: Sequence[Dict[str, Any]], variant: str, reference: str, met
     return str(paired([mine[seed] for seed in seeds], [others[seed] for seed in seeds]))
 
 
-def classification_table(results: Sequence[Dict[str, Any]]) -> str:
+def classification_table(results: Sequence[Dict[str, Any]], reference: str = photos.REFERENCE) -> str:
     """Accuracy of each variant, and its paired differences to the reference, over folds and over photos."""
-    lines = ['| kernels, training | parameters | non-zero | accuracy, % | minus reference, over folds | over photos |',
+    lines = ['| | parameters | non-zero | accuracy, % | minus reference, over folds | over photos |',
              '|---|---|---|---|---|---|']
-    base = values_of(results, photos.REFERENCE, 'right')
+    base = values_of(results, reference, 'right')
     for variant in variants_of(results):
         mine = values_of(results, variant, 'right')
         seeds = sorted(set(mine) & set(base))
         bits = [[100 * bit for seed in seeds for bit in unpack(right[seed])] for right in (mine, base)]
-        over_photos = '' if variant == photos.REFERENCE or not seeds else str(paired(*bits))
-        name = f'**{variant}** (reference)' if variant == photos.REFERENCE else variant
+        over_photos = '' if variant == reference or not seeds else str(paired(*bits))
+        name = f'**{variant}** (reference)' if variant == reference else variant
         lines.append(f'| {name} | {_count(results, variant, "parameters")} | {_count(results, variant, "nonzero")} | '
                      f'{spread(list(values_of(results, variant, photos.METRIC).values()))} | '
-                     f'{compare(results, variant, photos.REFERENCE, photos.METRIC)} | {over_photos} |')
+                     f'{compare(results, variant, reference, photos.METRIC)} | {over_photos} |')
     return '\n'.join(lines) + '\n'
 
 
@@ -188,8 +188,9 @@ def write(path: Path, out: Path) -> Tuple[str, List[Path]]:
     results, study = read_results(path), path.stem
     markdown, picture = out / f'{study}.md', out / f'{study}.png'
     label = 'test accuracy, %   (dots: folds; diamond and whisker: mean and standard deviation)'
-    if study == photos.STUDY:
-        text = classification_table(results) + '\n' + fields_table(results)
+    if study in (photos.STUDY, distillation.STUDY):
+        reference = photos.REFERENCE if study == photos.STUDY else distillation.ALONE
+        text = classification_table(results, reference) + '\n' + fields_table(results)
         draw_runs({variant: list(values_of(results, variant, photos.METRIC).values()) for variant in variants_of(results)},
                   label, picture)
     elif study == distance.STUDY:

@@ -24,11 +24,16 @@ TASKS = {
 }
 
 
-def _checkpoint(work_dir: Path, variant: str, seed: int) -> str:
-    last = run_folder(work_dir, PRETRAINING, variant, seed) / 'last_checkpoint'
+def trained(work_dir: Path, study: str, variant: str, seed: int) -> str:
+    """The checkpoint of a run that has ended.
+
+    Raises:
+        InputError: It has not.
+    """
+    last = run_folder(work_dir, study, variant, seed) / 'last_checkpoint'
     if not last.exists():
-        raise InputError(f'There is no checkpoint of {variant!r}, fold {seed}, in {work_dir}: run "study.py run {PRETRAINING}" first, '
-                         'with the same --work-dir.')
+        raise InputError(f'There is no checkpoint of {variant!r}, fold {seed}, in {work_dir}: run "study.py run {study}" first, with '
+                         'the same --work-dir.')
     return last.read_text()
 
 
@@ -56,7 +61,8 @@ def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: in
                 loader = dict(dataset=dict(data_root=str(data.absolute())))
                 backbone: Dict[str, Any] = dict(arch=dict(channels=tuple(channels)))
                 if variant is not None:
-                    backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=_checkpoint(work_dir, variant, seed))
+                    start = trained(work_dir, PRETRAINING, variant, seed)
+                    backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=start)
                 runs.append(Run(STUDY, f'{task}: {arm}', seed, config, dict(
                     model=dict(backbone=backbone), custom_hooks=hooks, randomness=dict(seed=seed), train_dataloader=loader,
                     test_dataloader=loader), metric))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from slak_mm.analysis.studies import distance, photos, transfer
+from slak_mm.analysis.studies import distance, distillation, photos, transfer
 from slak_mm.analysis.studies.plan import classifier_size
 from slak_mm.errors import InputError
 from slak_mm.models.build import build_model
@@ -91,6 +91,25 @@ def test_distance_compares_kernels_at_each_side(tmp_path):
         kernel = int(run.variant.split()[2].rstrip(','))
         assert max(max(shape) for shape in shapes.values()) == kernel
         assert any('full' in name for name in shapes) == ('square' in run.variant)
+
+
+def test_distillation_compares_students_of_one_kind(data, tmp_path):
+    with pytest.raises(InputError, match='study.py run classification'):
+        distillation.plan(data, tmp_path)
+    for seed in range(5):
+        folder = transfer.run_folder(tmp_path, photos.STUDY, photos.DENSE, seed)
+        folder.mkdir(parents=True)
+        (folder / 'last_checkpoint').write_text(f'{seed}.pth')
+    runs = distillation.plan(data, tmp_path)
+    assert len(runs) == len({run.key for run in runs}) == len({run.settings for run in runs}) == 20
+    sizes = set()
+    for run in runs[4:8]:
+        cfg = written(run, tmp_path)
+        model = build_model(cfg)
+        sizes.add(sum(p.numel() for p in model.parameters()))
+        assert type(model.backbone).__name__ == 'ConvNeXt'
+        assert run.variant == distillation.ALONE or cfg.model.teacher.init_cfg.checkpoint == '1.pth'
+    assert len(sizes) == 1
 
 
 def test_transfer_starts_from_the_classifiers(data, tmp_path):
