@@ -5,7 +5,7 @@ data_root = 'data/bccd/BCCD/'
 classes = ('RBC', 'WBC', 'Platelets')
 scale = (320, 240)
 epochs = 20
-channels = (16, 32, 64, 128)
+channels = [16, 32, 64, 128]
 width = 48
 
 model = dict(
@@ -25,6 +25,7 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1)),  # two boxes of size zero
     dict(type='RandomResize', scale=scale, ratio_range=(0.8, 1.25), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),

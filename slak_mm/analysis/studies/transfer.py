@@ -1,6 +1,6 @@
 """The classifiers of the photos as pre-training for UPerNet on CamVid and Faster R-CNN on BCCD."""
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from ...errors import InputError
 from .execute import run_folder
@@ -17,6 +17,11 @@ ARMS: Dict[str, Any] = {
     'dense pre-training': (DENSE, []),
     'sparse pre-training, kept sparse': (REFERENCE, KEPT),
     'sparse pre-training, fine-tuned dense': (REFERENCE, []),
+}
+# what takes the maps
+READERS: Dict[str, Callable[[List[int]], Dict[str, Any]]] = {
+    'CamVid, UPerNet': lambda channels: dict(decode_head=dict(in_channels=channels), auxiliary_head=dict(in_channels=channels[2])),
+    'BCCD, Faster R-CNN': lambda channels: dict(neck=dict(in_channels=channels)),
 }
 TASKS = {
     'CamVid, UPerNet': ('study/upernet_slak_micro_camvid.py', 'mIoU'),
@@ -64,6 +69,7 @@ def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: in
                     start = trained(work_dir, PRETRAINING, variant, seed)
                     backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=start)
                 runs.append(Run(STUDY, f'{task}: {arm}', seed, config, dict(
-                    model=dict(backbone=backbone), custom_hooks=hooks, randomness=dict(seed=seed), train_dataloader=loader,
+                    model=dict(READERS[task](list(channels)), backbone=backbone), custom_hooks=hooks,
+                    randomness=dict(seed=seed), train_dataloader=loader,
                     test_dataloader=loader), metric))
     return runs
