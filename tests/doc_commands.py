@@ -32,6 +32,7 @@ NOT_RUN = {
     r'python tools/chaos\.py': 'minutes: it kills trainings; tests/tools/test_chaos.py runs it small',
     r'python tools/export\.py .*(upernet|cascade)': 'half a minute each; tests/tools/test_export.py writes micro ones',
     r'python tools/study\.py (run|report)': 'hours; tests/tools/test_study.py runs one small',
+    r'tools/dist_train\.sh configs/distillation': 'needs a teacher; tests/training/test_distillation.py has a micro one',
     r'python tools/get_flops\.py --paper': 'minutes; tests/tools/test_get_flops.py checks its rows',
 }
 # What is changed in a command to make it small: options that are put at its end, or a substitution.

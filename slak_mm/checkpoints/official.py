@@ -53,6 +53,7 @@ FILES = (
 # the layer that gives the classes, and whose it is
 OUTPUTS = {'head.fc.weight': 'classifier', 'decode_head.conv_seg.weight': 'segmentor', 'roi_head.bbox_head.fc_cls.weight': 'detector',
            'roi_head.bbox_head.0.fc_cls.weight': 'detector'}
+HEADS = 'head', 'decode_head', 'panoptic_head', 'bbox_head'
 # what a SLaK is if a config does not say
 DEFAULTS = dict(arch='tiny', width_factor=1.3, kernel_sizes=(51, 49, 47, 13), small_kernel_size=5, large_kernel='decomposed')
 
@@ -137,9 +138,9 @@ def _configs() -> Dict[str, Any]:
         if not str(model.backbone.type).endswith('SLaK'):
             continue
         kind = dict(mmpretrain='classifier', mmseg='segmentor', mmdet='detector').get(library_of(cfg) or '', 'backbone')
-        head = model.get('head') or model.get('decode_head') or model.roi_head.bbox_head
+        head = next((model[name] for name in HEADS if name in model), None) or model.roi_head.bbox_head
         found[path.relative_to(CONFIG_FOLDERS[0]).as_posix()] = (
-            kind, (head[0] if isinstance(head, (list, tuple)) else head).num_classes, dict(model.backbone))
+            kind, (head[0] if isinstance(head, (list, tuple)) else head).get('num_classes'), dict(model.backbone))
     return found
 
 
