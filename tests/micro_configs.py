@@ -32,13 +32,14 @@ def shrink_model(cfg: Config) -> Config:
     model = cfg.model
     model.backbone.arch = ARCH
     widths = [int(channels * model.backbone.get('width_factor', 1.3)) for channels in ARCH['channels']]
-    if 'decode_head' in model:
+    if 'auxiliary_head' in model:  # UPerNet's
         model.decode_head.update(in_channels=widths, channels=8)
         model.auxiliary_head.update(in_channels=widths[2], channels=8)
     elif 'head' in model:
         model.head.in_channels = widths[3]
     else:
-        model.neck.in_channels = widths
+        reader = next(model[part] for part in ('neck', 'decode_head', 'panoptic_head') if part in model)
+        reader.in_channels = widths[-len(reader.in_channels):]
     return cfg
 
 
