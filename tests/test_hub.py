@@ -45,6 +45,7 @@ def test_a_backbone_comes_back(tmp_path, options):
     assert all(torch.equal(*pair) for pair in zip(model(x), again(x))) and not again.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['slak_t_300e_in1k', 'upernet_slak_t_160k_ade20k', 'cascade_mask_rcnn_slak_t_1x_coco'])
 def test_a_whole_model_comes_back(tmp_path, name):
     cfg, model = whole(name)

@@ -24,6 +24,7 @@ def test_pooling_is_torchs(height, width, bins):
     assert torch.allclose(AdaptivePool((bins, 1))(x), nn.AdaptiveAvgPool2d((bins, 1))(x), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('classes', [5, 1])
 def test_whole_inference_at_any_size(classes):
     cfg = shrink_model(Config.fromfile(find_config('upernet_slak_t_160k_ade20k.py')))

@@ -20,7 +20,7 @@ def discs(image):
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(side=st.integers(24, 100), label=st.integers(0, 1), seed=st.integers(0, 1000))
 def test_the_class_is_where_colours_are(side, label, seed):
     image = draw_corners(side, label, np.random.default_rng(seed))

@@ -198,6 +198,7 @@ def runner_cfg(teacher, data, work_dir, **options):
             type='EMAHook', ema_type='slak_mm.SparseExponentialMovingAverage', momentum=.1, update_buffers=True)]), **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrapper', ['OptimWrapper', 'slak_mm.CPUAmpOptimWrapper'])
 def test_a_resumed_run_is_the_unbroken_one(teacher, data, tmp_path, wrapper):
     def run(name, **options):
@@ -218,6 +219,7 @@ def test_a_resumed_run_is_the_unbroken_one(teacher, data, tmp_path, wrapper):
     assert not [name for name in unbroken['sparsity']['masks'] if 'teacher' in name]
 
 
+@pytest.mark.slow
 def test_features_of_a_segmentor(tmp_path):
     def segmentor(channels):
         return dict(

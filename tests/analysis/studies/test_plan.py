@@ -10,6 +10,7 @@ from slak_mm.models.build import build_model
 from slak_mm.sparsity import DynamicSparsity
 from slak_mm.zoo import find_config
 
+pytestmark = pytest.mark.slow
 CONFIGS = find_config('slak_t_300e_in1k.py').parent
 
 
