@@ -13,6 +13,7 @@ from timm.utils.model import reparameterize_model  # noqa: E402
 
 from slak_mm.timm import SLaK  # noqa: E402
 
+pytestmark = pytest.mark.slow
 DATA = Path(__file__).parent / 'data'
 NAMES = ['slak_base', 'slak_large', 'slak_small', 'slak_tiny']
 

@@ -80,6 +80,7 @@ def test_stripes_longer_than_the_map(dtype):
     check((3, 2, 7, 9), STRIPES, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=str)
 def test_memory_formats(memory_format):
     check((2, 3, 14, 14), [(47, 5), (5, 47), (5, 5)], torch.bfloat16, memory_format)
@@ -186,6 +187,7 @@ def test_compiles_without_graph_break():
         assert actual.stride() == expected.stride()
 
 
+@pytest.mark.slow
 def test_operators():
     x, weights, grads = make((2, 1, 7, 7), [(13, 5), (5, 13)])
     checks = ('test_schema', 'test_faketensor')
@@ -280,6 +282,7 @@ class Compiler:
         self.compiled.append(triton.compile(source, target=target, options=options))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif('nvidia' not in triton.backends.backends, reason='Triton without its NVIDIA backend')
 @pytest.mark.skipif(not hasattr(triton, 'constexpr_function'), reason='inner parts of Triton before 3.4 differ')
 @pytest.mark.parametrize('capability, dtype, size, instruction', [

@@ -41,6 +41,7 @@ def model():
     return lambda config: config_flops.build(Config.fromfile(config))
 
 
+@pytest.mark.slow
 def test_classifier(run):
     (dense, active, macs, active_macs), printed = run(CLASSIFIER, '--shape', 64, 64, '--by-layer', *MICRO)
     assert dense == active and macs == active_macs > 0
