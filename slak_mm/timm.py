@@ -18,7 +18,8 @@ from .models.slak import SLaKBlock
 # official names of the head, and what they are called here
 HEAD = {'norm.': 'head.norm.', 'norm3.': 'head.norm.', 'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
 # official files hold the arguments of their training, plain values, which timm's loader refuses otherwise
-torch.serialization.add_safe_globals([argparse.Namespace])
+if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 class SLaK(Backbone):

@@ -48,7 +48,7 @@ def test_learning_rates_and_weight_decays(name):
     embeddings; in it times the decay of its layer."""
     decay, kind = NAMES[name]
     cfg = read(name)
-    with torch.device('cpu'):
+    with torch.device('meta'):
         model = build_model(cfg)
     ours = {}
     for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups:
