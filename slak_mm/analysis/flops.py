@@ -9,6 +9,7 @@ Why not mmengine's counter: it traces, which torch cannot do without computing, 
 two agree, by test.
 """
 from functools import partial
+from inspect import signature
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -101,6 +102,8 @@ def _count(model: nn.Module, images: Tensor) -> Dict[str, int]:
     hooks = [module.register_forward_pre_hook(lambda *_: None) for module in model.modules()]
     if hasattr(model, 'roi_head'):
         model.forward = partial(_two_stage, model)
+    elif _asks_for_samples(getattr(model, 'decode_head', None)) or hasattr(model, 'forward_transformer'):
+        model.forward = partial(_with_samples, model)
     try:
         with FlopCounterMode(display=False) as counter:
             model(images)
@@ -111,6 +114,23 @@ def _count(model: nn.Module, images: Tensor) -> Dict[str, int]:
     root = type(model).__name__
     return {name[len(root) + 1:]: sum(operators.values()) // 2 for name, operators in counter.get_flop_counts().items()
             if name == root or name.startswith(f'{root}.')}
+
+
+def _asks_for_samples(head: Optional[nn.Module]) -> bool:
+    return head is not None and 'batch_data_samples' in signature(head.forward).parameters
+
+
+def _with_samples(model: Any, images: Tensor) -> None:
+    """A model whose heads read the size of images from their samples: the DETRs of mmdet, Mask2Former in mmsegmentation."""
+    from mmdet.structures import DetDataSample
+    size = tuple(images.shape[2:])
+    samples = [DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size, ori_shape=size))]
+    maps = model.extract_feat(images)
+    if hasattr(model, 'forward_transformer'):
+        model.bbox_head(**{name: value for name, value in model.forward_transformer(maps, samples).items()
+                           if name in signature(model.bbox_head.forward).parameters})
+    else:
+        model.decode_head(maps, samples)
 
 
 def _two_stage(model: Any, images: Tensor) -> None:

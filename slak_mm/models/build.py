@@ -1,7 +1,7 @@
 import logging
 import warnings
 from contextlib import contextmanager
-from copy import copy
+from copy import deepcopy
 from typing import Iterator
 
 from mmengine.config import Config
@@ -18,7 +18,7 @@ def build_model(cfg: Config) -> BaseModel:
     Returns:
         BaseModel: At the weights that its constructor gives it: ``init_weights()`` has not been called.
     """
-    settings = copy(cfg.model)
+    settings = deepcopy(cfg.model)  # detectors write into the configs of their heads
     if cfg.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):

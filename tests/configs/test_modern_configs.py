@@ -7,6 +7,7 @@ from mmengine import Config
 from mmengine.optim import DefaultOptimWrapperConstructor, build_optim_wrapper
 from torch import nn
 
+from slak_mm.analysis.flops import complexity
 from slak_mm.models.build import build_model
 from slak_mm.registry import enter_scope
 
@@ -84,3 +85,17 @@ def test_it_is_the_librarys_config_but_for_the_backbone(name):
     assert [hook.type for hook in cfg.custom_hooks if 'Sparsity' in hook.type] == ['slak_mm.SparsityHook']
     if 'rtmdet' in name:
         assert [hook.type for hook in cfg.custom_hooks[1:]] == ['EMAHook', 'PipelineSwitchHook']
+
+
+@pytest.mark.parametrize('name', ['dino_slak_t_12e_coco', 'mask2former_slak_t_160k_ade20k'])
+def test_flops_of_heads_that_read_the_size_of_images(name):
+    cfg = read(name)
+    with torch.device('meta'):
+        model = build_model(cfg)
+        again = build_model(cfg)  # building leaves the config as it is
+    assert model.state_dict().keys() == again.state_dict().keys()
+    counted = complexity(model.to_empty(device='cpu'), (256, 320) if 'dino' in name else (64, 96))
+    head = 'bbox_head' if 'dino' in name else 'decode_head'
+    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    by_part = {part: sum(layer.macs for layer in counted.layers if layer.name.startswith(part)) for part in ('backbone', head)}
+    assert all(macs > 10**7 for macs in by_part.values()) and counted.macs >= sum(by_part.values())
