@@ -172,7 +172,7 @@ def _describe(model: Any, config: Union[None, str, Path, Config]) -> Dict[str, A
     known = {name: found[name] for name in KEPT if found.get(name) is not None}
     cfg = _plain(known, CONFIG)
     enter_scope(Config(cfg))
-    with quiet(), torch.device('cpu'):
+    with quiet():
         built = {name: value.shape for name, value in build_model(Config(cfg)).state_dict().items()}
     own = {name: value.shape for name, value in model.state_dict().items()}
     wrong = [name for name in built.keys() | own.keys() if built.get(name) != own.get(name)]

@@ -92,10 +92,11 @@ class SLaK(Backbone):
 
     def _maps(self, x: Tensor, count: int) -> List[Tensor]:
         """Maps of the first stages, before any norm, (N, channels[i], H / 2**(i+2), W / 2**(i+2)) each."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        layout = self._layout(x)
+        x = x.contiguous(memory_format=layout)
         maps = []
         for downsample, stage in zip(self.downsample_layers[:count], self.stages):
-            x = stage(downsample(x))
+            x = stage(downsample(x).contiguous(memory_format=layout))
             maps.append(x)
         return maps
 

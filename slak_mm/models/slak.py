@@ -291,6 +291,12 @@ class SLaK(BaseModule):
             found.append(tuple(stage))
         return tuple(found)
 
+    @staticmethod
+    def _layout(x: Any) -> torch.memory_format:
+        """Of the maps inside: convolutions of both backends want the default one on a GPU, and vmap knows no other."""
+        plain = is_functorch_active() or isinstance(x, Tensor) and x.is_cuda
+        return torch.contiguous_format if plain else torch.channels_last
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Computes the feature maps.
 
@@ -301,9 +307,7 @@ class SLaK(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` i, (N, channels[i], H / 2**(i+2), W / 2**(i+2)); (N, channels[i]) with
             ``gap_before_final_norm``.
         """
-        # convolutions of both backends want the default layout on a GPU; vmap knows no memory formats
-        plain = is_functorch_active() or isinstance(x, Tensor) and x.is_cuda
-        layout = torch.contiguous_format if plain else torch.channels_last
+        layout = self._layout(x)
         x = x.contiguous(memory_format=layout)
         outs = []
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ...compat import wrap_step
 from ...models import SLaK
 from ...sparsity import DynamicSparsity, maskable
+from .plan import DEPTHS, KERNEL_SIZES
 
-KERNEL_SIZES = {51: (51, 49, 47, 13), 7: (7, 7, 7, 7)}
 SMALL_KERNEL_SIZE = 3
 BATCH_SIZE = 25
 LEARNING_RATE = 2e-3
@@ -93,7 +93,7 @@ class Classifier(nn.Module):
     def __init__(self, kernel: int, image_size: int, channels: Sequence[int]):
         super().__init__()
         self.backbone = SLaK(
-            arch=dict(depths=(1, 1, 2, 1), channels=channels), in_channels=1, kernel_sizes=reachable(KERNEL_SIZES[kernel], image_size),
+            arch=dict(depths=DEPTHS, channels=channels), in_channels=1, kernel_sizes=reachable(KERNEL_SIZES[kernel], image_size),
             small_kernel_size=SMALL_KERNEL_SIZE, width_factor=1., norm_cfg=dict(type='BN'), layer_scale_init_value=0.)
         self.head = nn.Linear(channels[-1], 10)
 

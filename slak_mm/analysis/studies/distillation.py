@@ -36,7 +36,7 @@ def plan(data: Path, work_dir: Path, folds: int = FOLDS, channels: Sequence[int]
     Raises:
         InputError: A teacher is missing.
     """
-    classes, dataset = folds_of(data, work_dir)
+    classes, changes = folds_of(data, work_dir)
     arch = dict(depths=DEPTHS, channels=tuple(channels))
     start = dict(type='Xavier', layer=['Conv2d', 'Linear'], distribution='uniform')
     student = _classifier(dict(type='ConvNeXt', arch=arch, layer_scale_init_value=1., init_cfg=start), len(classes), channels)
@@ -47,10 +47,6 @@ def plan(data: Path, work_dir: Path, folds: int = FOLDS, channels: Sequence[int]
                                        channels),
                            init_cfg=dict(type='Pretrained', checkpoint=trained(work_dir, PRETRAINING, DENSE, fold)))
             model = dict(type='slak_mm.DistilledClassifier', student=student, teacher=teacher, losses=losses, task_weight=task_weight)
-            runs.append(Run(STUDY, name, fold, CONFIG, dict(
-                model=dict(model if losses else student, _delete_=True),
-                data_preprocessor=dict(num_classes=len(classes)),
-                train_dataloader=dataset(fold, 'train'),
-                test_dataloader=dataset(fold, 'test'),
-                randomness=dict(seed=fold)), METRIC, classifies=True))
+            runs.append(Run(STUDY, name, fold, CONFIG, dict(model=dict(model if losses else student, _delete_=True), **changes(fold)),
+                            METRIC, classifies=True))
     return runs

@@ -12,7 +12,7 @@ STUDY, CONFIG, METRIC = 'classification', 'study/slak_micro_clothing.py', 'accur
 CHANNELS = (16, 32, 64, 128)
 FOLDS = 5
 SPARSITY = .4  # the paper's
-INTERVAL = 20  # optimizer steps between adaptations, of 1,900; the paper's is 100 of 94,000
+INTERVAL = 20  # optimizer steps between adaptations, of 1,425; the paper's is 100 of 94,000
 NEURONS = .3  # share of the hidden units that a model of neurons and weights does without
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 DENSE, REFERENCE = '51, dense', '51, sparse, dynamic (random)'
@@ -83,8 +83,8 @@ def write_folds(data: Path, folder: Path, folds: int = FOLDS) -> Tuple[List[str]
     return classes, len(paths)
 
 
-def folds_of(data: Path, work_dir: Path) -> Tuple[List[str], Callable[[int, str], Dict[str, Any]]]:
-    """Writes the lists of the folds to ``work_dir``; the classes, and the change to a dataloader for a fold and 'train' or 'test'."""
+def folds_of(data: Path, work_dir: Path) -> Tuple[List[str], Callable[[int], Dict[str, Any]]]:
+    """Writes the lists of the folds to ``work_dir``; the classes, and what a fold changes in the config besides the model."""
     data, lists = data.absolute(), work_dir.absolute() / 'folds'
     classes, _ = write_folds(data, lists)
 
@@ -92,7 +92,11 @@ def folds_of(data: Path, work_dir: Path) -> Tuple[List[str], Callable[[int, str]
         source = dict(data_root='', data_prefix=str(data), ann_file=str(lists / f'{fold}_{part}.txt'), metainfo=dict(classes=classes))
         return dict(dataset=source)
 
-    return classes, dataset
+    def changes(fold: int) -> Dict[str, Any]:
+        return dict(data_preprocessor=dict(num_classes=len(classes)), train_dataloader=dataset(fold, 'train'),
+                    test_dataloader=dataset(fold, 'test'), randomness=dict(seed=fold))
+
+    return classes, changes
 
 
 def _hook(variant: Variant, nonzero: int, size, seed: int) -> Dict[str, Any]:
@@ -131,10 +135,7 @@ def plan(data: Path, work_dir: Path, folds: int = FOLDS, channels: Sequence[int]
         folds (int): How many of the five folds to run. Defaults to 5.
         channels (Sequence[int]): Of the four stages. Defaults to (16, 32, 64, 128).
     """
-    classes, dataset = folds_of(data, work_dir)
-    return [Run(STUDY, name, fold, CONFIG, dict(
-        model_of(variant, fold, len(classes), channels),
-        data_preprocessor=dict(num_classes=len(classes)),
-        train_dataloader=dataset(fold, 'train'),
-        test_dataloader=dataset(fold, 'test'),
-        randomness=dict(seed=fold)), METRIC, classifies=True) for fold in range(folds) for name, variant in VARIANTS.items()]
+    classes, changes = folds_of(data, work_dir)
+    return [Run(STUDY, name, fold, CONFIG, dict(model_of(variant, fold, len(classes), channels), **changes(fold)), METRIC,
+                classifies=True)
+            for fold in range(folds) for name, variant in VARIANTS.items()]

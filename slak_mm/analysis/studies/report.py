@@ -125,10 +125,15 @@ def fields_table(results: Sequence[Dict[str, Any]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def columns_and_rows(results: Sequence[Dict[str, Any]]) -> Tuple[List[str], List[str]]:
+    """Of variants that are called ``COLUMN: ROW``."""
+    columns, rows = zip(*(variant.split(': ', 1) for variant in variants_of(results)))
+    return list(dict.fromkeys(columns)), list(dict.fromkeys(rows))
+
+
 def grid(results: Sequence[Dict[str, Any]], metric: str) -> str:
     """Rows and columns from variants that are called ``COLUMN: ROW``."""
-    names = [variant.split(': ', 1) for variant in variants_of(results)]
-    columns, rows = (list(dict.fromkeys(name[i] for name in names)) for i in (0, 1))
+    columns, rows = columns_and_rows(results)
     lines = [f'| | {" | ".join(columns)} |', f'|---|{"---|" * len(columns)}']
     for row in rows:
         cells = [spread(list(values_of(results, f'{column}: {row}', metric).values())) for column in columns]
@@ -156,8 +161,7 @@ def transfer_table(results: Sequence[Dict[str, Any]]) -> str:
 
 def draw_grid(results: Sequence[Dict[str, Any]], metric: str, path: Path) -> None:
     """Accuracy of the task that needs distance: a line for each kernel and form, over the distance."""
-    names = [variant.split(': ', 1) for variant in variants_of(results)]
-    columns, rows = (list(dict.fromkeys(name[i] for name in names)) for i in (0, 1))
+    columns, rows = columns_and_rows(results)
     at = np.arange(len(columns))
     figure, axes = plt.subplots(figsize=(6.5, 3.6), layout='constrained')
     for i, row in enumerate(rows):
