@@ -1,5 +1,6 @@
 """Pictures and curves of a sparse training, as TensorBoard and files have them."""
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from torch import nn
 import slak_mm
 from slak_mm.analysis.mask_pictures import ACTIVE, PALETTE, canvas, read_snapshot
 from slak_mm.errors import InputError
+
+CURVES = 'density', 'ever_active', 'prune_rate'
 
 
 class Net(BaseModel):
@@ -47,6 +50,10 @@ def run(tmp_path, hook, sparsity=dict(type='slak_mm.SparsityHook', sparsity=.5, 
     return runner
 
 
+def log_of(tmp_path):
+    return [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
+
+
 def files(tmp_path):
     return {int(path.stem.rpartition('_')[2]): path for path in tmp_path.rglob('masks_large_kernel_*.png')}
 
@@ -76,8 +83,8 @@ def test_tensorboard_has_the_pictures_and_the_numbers_of_the_log(tmp_path):
     local = cv2.imread(str(files(tmp_path)[9]))
     stored = cv2.imdecode(np.frombuffer(events.Images('masks_large_kernel')[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(local, stored)
-    log = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
-    for name in ('density', 'ever_active', 'prune_rate'):
+    log = log_of(tmp_path)
+    for name in CURVES:
         assert [event.value for event in events.Scalars(f'train/{name}' if f'train/{name}' in events.Tags()['scalars'] else name)] \
             == pytest.approx([line[name] for line in log])
     assert len({line['ever_active'] for line in log}) > 2
@@ -106,12 +113,45 @@ def test_mlflow_has_the_pictures_and_the_numbers_of_the_log(tmp_path):
         dict(type='LocalVisBackend'), dict(type='MLflowVisBackend', exp_name='masks', tracking_uri=store)])
     client = mlflow.MlflowClient(store)
     found, = client.search_runs([client.get_experiment_by_name('masks').experiment_id])
-    log = [json.loads(line) for line in next(tmp_path.rglob('scalars.json')).read_text().splitlines()]
-    for name in ('density', 'ever_active', 'prune_rate'):
+    for name in CURVES:
         stored = [point.value for point in client.get_metric_history(found.info.run_id, name)]
-        assert stored == pytest.approx([line[name] for line in log])
+        assert stored == pytest.approx([line[name] for line in log_of(tmp_path)])
     pictures = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
     assert pictures >= {f'masks_large_kernel_{step}.png' for step in (0, 3, 6, 9)}
+
+
+def test_clearml_has_the_pictures_and_the_numbers_of_the_log(tmp_path, monkeypatch):
+    """Offline; the environment does not bring clearml."""
+    clearml = pytest.importorskip('clearml')
+    monkeypatch.setenv('CLEARML_CACHE_DIR', str(tmp_path / 'cache'))
+    clearml.Task.set_offline(True)
+    task = dict(project_name='masks', task_name='run', auto_connect_frameworks=False)
+    runner = run(tmp_path, dict(type='slak_mm.MaskPictureHook'), backends=[
+        dict(type='LocalVisBackend'), dict(type='ClearMLVisBackend', init_kwargs=task)])
+    folder = Path(runner.visualizer.get_backend('ClearMLVisBackend')._task.get_offline_mode_folder())
+    events = [event for line in (folder / 'metrics.jsonl').read_text().splitlines() for event in json.loads(line)]
+    for name in CURVES:
+        assert [event['value'] for event in events if event['metric'] == name] == [line[name] for line in log_of(tmp_path)]
+    pictures = {event['iter']: cv2.imread(event['url']) for event in events if event['metric'] == 'masks_large_kernel'}
+    assert sorted(pictures) == [0, 3, 6, 9]
+    for step, picture in pictures.items():  # JPEG: about the same
+        assert np.abs(picture.astype(int) - cv2.imread(str(files(tmp_path)[step]))).mean() < 10
+
+
+def test_swanlab_has_the_pictures_and_the_numbers_of_the_log(tmp_path):
+    """On this machine alone; the environment does not bring swanlab, whose backend for mmengine this is."""
+    swanlab = pytest.importorskip('swanlab')
+    pytest.importorskip('swanlab.integration.mmengine')
+    run(tmp_path, dict(type='slak_mm.MaskPictureHook'), backends=[
+        dict(type='LocalVisBackend'), dict(type='SwanlabVisBackend', init_kwargs=dict(project='masks', mode='local'))])
+    swanlab.finish()
+    stored = [[json.loads(line)['data'] for line in path.read_text().splitlines()] for path in tmp_path.rglob('logs/*/*.log')]
+    for name in CURVES:  # it numbers them
+        assert [line[name] for line in log_of(tmp_path)] in stored
+    pictures = sorted(tmp_path.rglob('media/image/*.png'))
+    assert [int(path.name.partition('-')[0]) for path in pictures] == [0, 3, 6, 9]
+    for step, path in zip((0, 3, 6, 9), pictures):
+        assert np.array_equal(cv2.imread(str(path)), cv2.imread(str(files(tmp_path)[step])))
 
 
 @pytest.mark.parametrize('shape, size', [((9, 1, 5, 3), (7, 4 * 5)), ((9, 1, 3, 5), (4 * 5, 7)), ((2, 1, 3, 3), (5, 2 * 5))])
