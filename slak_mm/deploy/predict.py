@@ -167,19 +167,21 @@ def metainfo_of(cfg: Config) -> Dict[str, Any]:
     return found
 
 
-def _with_plain_names(cfg: Config, library: Optional[str]) -> Config:
-    """A copy whose transforms for tests are called as the inferencers look for them, by their names, however the config does."""
+def _with_plain_names(cfg: Config, scope: Optional[str]) -> Config:
+    """A copy whose transforms for tests are called as the inferencers look for them, by their names in this scope, however the config
+    does."""
     cfg = copy.deepcopy(cfg)
     for step in cfg.test_dataloader.dataset.get('pipeline') or ():
-        kind = class_of(step, TRANSFORMS, cfg.get('default_scope'))
-        if kind is not None and class_of(dict(type=kind.__name__), TRANSFORMS, library) is kind:
+        kind = class_of(step, TRANSFORMS, scope)
+        if kind is not None and class_of(dict(type=kind.__name__), TRANSFORMS, scope) is kind:
             step['type'] = kind.__name__
     return cfg
 
 
 def _build(cfg: Config, weights: Optional[str], device: Optional[str], model: Optional[dict] = None) -> Any:
     library = library_of(cfg)
-    cfg = _with_plain_names(cfg, library)
+    scope = cfg.get('default_scope') or library  # mmrotate's, of a detector that is built on mmdet's
+    cfg = _with_plain_names(cfg, scope)
     cfg.model = model or cfg.model
     if library == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
@@ -188,7 +190,7 @@ def _build(cfg: Config, weights: Optional[str], device: Optional[str], model: Op
         from mmseg.apis import MMSegInferencer
         return MMSegInferencer(cfg, weights=weights, device=device)
     from mmdet.apis import DetInferencer
-    return DetInferencer(cfg, weights=weights, device=device)
+    return DetInferencer(cfg, weights=weights, device=device, scope=scope)
 
 
 def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loader, score_thr: float = .3) -> List[Dict[str, Any]]:
@@ -247,7 +249,11 @@ def reduced(sample: BaseDataElement, step: int) -> BaseDataElement:
             value = PixelData(**{key: each[..., ::step, ::step] for key, each in value.items()})
         elif isinstance(value, InstanceData):
             fields = dict(value.items())
-            fields.update({key: fields[key] / step for key in ('bboxes', ) if key in fields})
+            if hasattr(fields.get('bboxes'), 'rescale_'):  # of a kind that may have an angle
+                fields['bboxes'] = fields['bboxes'].clone()
+                fields['bboxes'].rescale_((1 / step, 1 / step))
+            elif 'bboxes' in fields:
+                fields['bboxes'] = fields['bboxes'] / step
             fields.update({key: fields[key][..., ::step, ::step] for key in ('masks', ) if key in fields})
             value = InstanceData(**fields)
         setattr(small, name, value)

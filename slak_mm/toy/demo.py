@@ -30,10 +30,18 @@ class Task(NamedTuple):
     lesson: str
 
 
+_MIOU, _BOXES = {'mIoU': 'mIoU'}, {'coco/bbox_mAP_50': 'box AP50'}
+_MASKS = dict(_BOXES, **{'coco/segm_mAP_50': 'mask AP50'})
+_SEGMENT, _DETECT = 'segment toy scenes', 'detect objects in toy scenes'
 TASKS = dict(
-    seg=Task('ade20k', 'upernet_slak_micro_toy_ade20k.py', {'mIoU': 'mIoU'}, 'segment toy scenes'),
-    det=Task('coco', 'cascade_mask_rcnn_slak_micro_toy_coco.py',
-             {'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP_50': 'mask AP50'}, 'detect objects in toy scenes'),
+    seg=Task('ade20k', 'upernet_slak_micro_toy_ade20k.py', _MIOU, _SEGMENT),
+    det=Task('coco', 'cascade_mask_rcnn_slak_micro_toy_coco.py', _MASKS, _DETECT),
+    ham=Task('ade20k', 'toy/ham_slak_micro_toy_ade20k.py', _MIOU, _SEGMENT),
+    mask2former_seg=Task('ade20k', 'toy/mask2former_slak_micro_toy_ade20k.py', _MIOU, _SEGMENT),
+    mask_rcnn=Task('coco', 'toy/mask_rcnn_slak_micro_toy_coco.py', _MASKS, _DETECT),
+    mask2former=Task('coco', 'toy/mask2former_slak_micro_toy_coco.py', _MASKS, _DETECT),
+    dino=Task('coco', 'toy/dino_slak_micro_toy_coco.py', _BOXES, _DETECT),
+    rtmdet=Task('coco', 'toy/rtmdet_slak_micro_toy_coco.py', _BOXES, _DETECT),
 )
 
 

@@ -21,11 +21,14 @@ NAMES = {
     'rtmdet_slak_t_300e_coco': (.7, 'layer_wise'),
     'mask2former_slak_t_160k_ade20k': (.9, 'stage_wise'),
     'ham_slak_t_160k_ade20k': (.9, 'stage_wise'),
+    'rotated/oriented_rcnn_slak_t_dota': (.95, 'layer_wise'),
 }
 pytestmark = pytest.mark.slow
 
 
 def read(name):
+    if name.startswith('rotated'):
+        pytest.importorskip('mmrotate')
     cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
     enter_scope(cfg)
     return cfg

@@ -30,7 +30,7 @@ def read(monkeypatch):
 
 @pytest.mark.slow
 def test_every_config_by_name_and_by_path(read, tmp_path):
-    names = [path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts]
+    names = [path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py') if not {'_base_', 'rotated'} & {*path.parts}]
     assert len(names) > 50
     for name in names:
         pytest.importorskip(LIBRARY[name.name.partition('_')[0]])

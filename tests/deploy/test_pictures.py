@@ -4,6 +4,7 @@ import pytest
 import torch
 from data_helpers import make
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -36,12 +37,14 @@ def test_any_image_can_be_looked_at(shape):
     assert picture.shape == (4, 8, 3) and picture.dtype == np.uint8 and picture.min() == 0 and picture.max() > 240
 
 
-def test_a_prediction_for_a_smaller_picture():
+@pytest.mark.parametrize('boxes', [torch.tensor, HorizontalBoxes])
+def test_a_prediction_for_a_smaller_picture(boxes):
     masks = torch.zeros(1, 60, 80, dtype=torch.bool)
     masks[:, 30:, 40:] = True
-    instances = InstanceData(bboxes=torch.tensor([[40., 30., 80., 60.]]), scores=torch.ones(1), labels=torch.zeros(1), masks=masks)
+    instances = InstanceData(bboxes=boxes([[40., 30., 80., 60.]]), scores=torch.ones(1), labels=torch.zeros(1), masks=masks)
     small = reduced(DetDataSample(pred_instances=instances), 2).pred_instances
-    assert small.bboxes.tolist() == [[20, 15, 40, 30]] and small.masks.shape == (1, 30, 40) and small.masks[0, 15:, 20:].all()
-    assert small.scores.tolist() == [1] and instances.bboxes.tolist() == [[40, 30, 80, 60]]
+    given, drawn = (getattr(part.bboxes, 'tensor', part.bboxes).tolist() for part in (instances, small))
+    assert drawn == [[20, 15, 40, 30]] and small.masks.shape == (1, 30, 40) and small.masks[0, 15:, 20:].all()
+    assert small.scores.tolist() == [1] and given == [[40, 30, 80, 60]]
     labels = SegDataSample(pred_sem_seg=PixelData(data=torch.arange(24).view(1, 4, 6)))
     assert reduced(labels, 2).pred_sem_seg.data.tolist() == [[[0, 2, 4], [12, 14, 16]]] and reduced(labels, 1) is labels
