@@ -5,13 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from micro_configs import shrink
+from micro_configs import set_data, shrink
 from mmengine import Config
 from PIL import Image
 
 from slak_mm.checks import check_config
 from slak_mm.checks.config import set_loader_defaults
-from slak_mm.toy import ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
+from slak_mm.toy import LAYOUTS, ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 TASKS = dict(
@@ -32,15 +32,7 @@ def make(task: str, root: Path, num_train: int = 4, num_val: int = 2) -> Config:
     """Writes a data set into ``root``; returns the config of its task, small, on it."""
     write, name = TASKS[task]
     write(root, ToySpec(num_train=num_train, num_val=num_val, size=SIZE))
-    cfg = deepcopy(read(name))
-    for split in ('train', 'val', 'test'):
-        dataset = cfg[f'{split}_dataloader'].dataset
-        while 'dataset' in dataset:
-            dataset = dataset.dataset
-        dataset.data_root = str(root)
-        evaluator = cfg.get(f'{split}_evaluator', {})
-        if 'ann_file' in evaluator:
-            evaluator.ann_file = str(root / 'annotations/instances_val2017.json')
+    cfg = set_data(deepcopy(read(name)), dict.fromkeys(LAYOUTS, root))
     if cfg.default_scope == 'mmpretrain':
         set_loader_defaults(cfg)
     return cfg

@@ -1,5 +1,6 @@
 """Any config of the three libraries, shrunk until a CPU trains it in seconds."""
-from typing import Iterator
+from pathlib import Path
+from typing import Iterator, Mapping, Union
 
 from mmengine import Config
 
@@ -45,7 +46,11 @@ def shrink_model(cfg: Config) -> Config:
 
 def shrink(cfg: Config) -> Config:
     """Changes and returns ``cfg``: a micro model, images of 64 pixels, batches of 2, one epoch or two iterations."""
-    shrink_model(cfg)
+    return shrink_work(shrink_model(cfg))
+
+
+def shrink_work(cfg: Config) -> Config:
+    """The same, but for the model."""
     for node in dicts(cfg._cfg_dict):
         node.update(TRANSFORMS.get(str(node.get('type', '')), {}))
         node.update({key: value for key, value in COUNTS.items() if key in node})
@@ -58,4 +63,21 @@ def shrink(cfg: Config) -> Config:
         cfg[f'{split}_dataloader'].update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.train_cfg.update(dict(max_iters=2, val_interval=2) if 'max_iters' in cfg.train_cfg else dict(max_epochs=1))
     cfg.env_cfg.dist_cfg.backend = 'gloo'
+    return cfg
+
+
+def set_data(cfg: Config, roots: Mapping[str, Union[str, Path]]) -> Config:
+    """Changes and returns ``cfg``: its data sets are in the folder of their layout, one of those of ``slak_mm.toy.LAYOUTS``."""
+    layout = {'mmseg': 'ade20k', 'mmpretrain': 'imagenet'}.get(cfg.default_scope)
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            dataset = loader.dataset
+            while 'dataset' in dataset:
+                dataset = dataset.dataset
+            layout = layout or ('voc07' if 'VOC' in dataset.type else 'coco')
+            dataset.data_root = str(roots[layout])
+        evaluator = cfg.get(f'{split}_evaluator', {})
+        if 'ann_file' in evaluator:
+            evaluator.ann_file = f'{roots["coco"]}/annotations/instances_val2017.json'
     return cfg

@@ -1,18 +1,16 @@
-# DINO on the toy data, from scratch: fewer queries and layers, and narrower.
+# DINO on the toy data, from scratch: fewer queries, layers and maps.
 _base_ = ['../dino_slak_t_12e_coco.py', '../_base_/datasets/toy_coco.py']
-width = 64
-layer = dict(
-    self_attn_cfg=dict(embed_dims=width),
-    cross_attn_cfg=dict(embed_dims=width),
-    ffn_cfg=dict(embed_dims=width, feedforward_channels=256))
+# 256 wide, as it is, since mmdet's decoder takes that for granted; without the largest map, which takes most of the time
+attention = dict(num_levels=3)
+ffn = dict(feedforward_channels=256)
 
 model = dict(
     num_queries=40,
-    backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0.),
-    neck=dict(in_channels=_base_.toy_widths[1:], out_channels=width),
-    encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=layer['self_attn_cfg'], ffn_cfg=layer['ffn_cfg'])),
-    decoder=dict(num_layers=2, layer_cfg=layer),
-    positional_encoding=dict(num_feats=width // 2),
+    num_feature_levels=3,
+    backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0., out_indices=(2, 3)),
+    neck=dict(in_channels=_base_.toy_widths[2:], num_outs=3),
+    encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)),
+    decoder=dict(num_layers=2, layer_cfg=dict(cross_attn_cfg=attention, ffn_cfg=ffn)),
     bbox_head=dict(num_classes=len(_base_.toy_classes)),
     dn_cfg=dict(group_cfg=dict(num_dn_queries=40)),
     test_cfg=dict(max_per_img=40))

@@ -33,5 +33,6 @@ optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.), param
 train_cfg = dict(_delete_=True, **_base_.toy_train_cfg)
 param_scheduler = _base_.toy_param_scheduler
 default_hooks = _base_.toy_hooks
+log_processor = dict(by_epoch=True)
 custom_hooks = []
 randomness = dict(seed=0)

@@ -5,22 +5,20 @@ import numpy as np
 import pytest
 from data_helpers import CONFIGS, TRAIN_JSON, edit, lines, make, repaint
 from hostile_helpers import run_tool
-from micro_configs import shrink
+from micro_configs import set_data, shrink
 from mmengine import Config
 from PIL import Image
 
-from slak_mm.toy import ToySpec, write_ade20k, write_coco, write_imagenet, write_voc07
-
-WRITERS = dict(ade20k=write_ade20k, coco=write_coco, in1k=write_imagenet, voc07=write_voc07)
+from slak_mm.toy import LAYOUTS, ToySpec
 
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
     """Folder of each toy data set."""
-    root = tmp_path_factory.mktemp('toy')
-    for name, write in WRITERS.items():
-        write(root / name, ToySpec(num_train=4, num_val=2, size=(64, 80)))
-    return root
+    roots = {name: tmp_path_factory.mktemp(name) for name in LAYOUTS}
+    for name, write in LAYOUTS.items():
+        write(roots[name], ToySpec(num_train=4, num_val=2, size=(64, 80)))
+    return roots
 
 
 @pytest.mark.slow
@@ -28,23 +26,8 @@ def test_every_config_of_ours_is_fine(toy):
     paths = [path for path in CONFIGS.glob('*.py') if not re.search('slak_[sb]_(160k|3x|300e)', path.name)]
     assert len(paths) > 9  # the others differ from one of them in the backbone alone
     for path in paths:
-        errors = lines(on_toy_data(shrink(Config.fromfile(path)), toy))
+        errors = lines(set_data(shrink(Config.fromfile(path)), toy))
         assert errors == [], path
-
-
-def on_toy_data(cfg, toy):
-    kind = {'mmseg': 'ade20k', 'mmpretrain': 'in1k'}.get(cfg.default_scope)
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
-        if loader:
-            dataset = loader.dataset
-            while 'dataset' in dataset:
-                dataset = dataset.dataset
-            kind = kind or ('voc07' if 'VOC' in dataset.type else 'coco')
-            dataset.data_root = str(toy / kind)
-        if 'ann_file' in cfg.get(f'{split}_evaluator', {}):
-            cfg[f'{split}_evaluator'].ann_file = str(toy / 'coco/annotations/instances_val2017.json')
-    return cfg
 
 
 def shrink_box(path):

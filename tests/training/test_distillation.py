@@ -8,14 +8,17 @@ from micro_configs import ARCH
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
+from processes import spawn
 from torch import nn
 
 import slak_mm
 from slak_mm.checks import settings
 from slak_mm.errors import InputError
 from slak_mm.models.backbones import backbone_cfg
+from slak_mm.models.wrappers import unwrap
 from slak_mm.toy import ToySpec, write_imagenet
 from slak_mm.training import FDLoss, KDLoss, NKDLoss
+from slak_mm.training.distributed import CPUDistributedDataParallel
 
 CLASSES, SIDE = 1000, 64
 
@@ -217,6 +220,43 @@ def test_a_resumed_run_is_the_unbroken_one(teacher, data, tmp_path, wrapper):
     missing, unexpected = student.load_state_dict(unbroken['state_dict'], strict=False)
     assert not missing and unexpected == ['distillation.1.project.weight', 'distillation.1.project.bias']
     assert not [name for name in unbroken['sparsity']['masks'] if 'teacher' in name]
+
+
+def gradients(model, seed):
+    """Of a model's parameters, by the loss of random images."""
+    student = unwrap(model)
+    data = dict(batch(student), inputs=torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 255)
+    loss = student.parse_losses(model(**data, mode='loss'))[0]
+    loss.backward()
+    return {name: parameter.grad for name, parameter in student.named_parameters()}
+
+
+def work(rank, folder, teacher):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = build(distilled(teacher))
+    model.init_weights()
+    wrapped = CPUDistributedDataParallel(model)
+    torch.save(gradients(wrapped.train(), rank), f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_mean_of_their_gradients(teacher, tmp_path):
+    """Of the losses of logits and of features; the teacher is no part of what DistributedDataParallel wraps."""
+    spawn(work, (str(tmp_path), teacher), nprocs=2)
+    ranks = [torch.load(tmp_path / f'{rank}.pth', weights_only=True) for rank in range(2)]
+    alone = []
+    for seed in range(2):
+        torch.manual_seed(0)
+        model = build(distilled(teacher))
+        model.init_weights()
+        alone.append(gradients(model.train(), seed))
+    assert alone[0].keys() == ranks[0].keys() and not [name for name in alone[0] if 'teacher' in name]
+    for name, gradient in ranks[0].items():
+        assert torch.equal(gradient, ranks[1][name]), name
+        assert torch.allclose(gradient, (alone[0][name] + alone[1][name]) / 2, atol=1e-6), name
+    assert not torch.allclose(alone[0]['distillation.1.project.weight'], alone[1]['distillation.1.project.weight'])
 
 
 @pytest.mark.slow

@@ -44,4 +44,4 @@ toy_param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, begin=0, end=toy_iters, by_epoch=False),
 ]
 toy_train_cfg = dict(type='IterBasedTrainLoop', max_iters=toy_iters, val_interval=toy_iters)
-toy_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=toy_iters))
+toy_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=toy_iters, by_epoch=False))

@@ -50,4 +50,4 @@ toy_param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=toy_epochs, begin=0, end=toy_epochs, by_epoch=True, convert_to_iter_based=True),
 ]
 toy_train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=toy_epochs, val_interval=toy_epochs)
-toy_hooks = dict(logger=dict(interval=15), checkpoint=dict(interval=toy_epochs))
+toy_hooks = dict(logger=dict(interval=15), checkpoint=dict(interval=toy_epochs, by_epoch=True))
