@@ -26,9 +26,10 @@ def dead(weights):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'slak_mm.CPUAmpOptimWrapper'])
 @pytest.mark.parametrize('name', OPTIONS)
-def test_broken_and_resumed_equals_unbroken(tmp_path, name):
-    options = dict(hooks=[dict(OPTIONS[name], interval=2)], shuffle=False, iters=9, save=1, ema=EMA)
+def test_broken_and_resumed_equals_unbroken(tmp_path, name, wrapper):
+    options = dict(hooks=[dict(OPTIONS[name], interval=2)], shuffle=False, iters=9, save=1, ema=EMA, optim_wrapper=dict(type=wrapper))
     run(tmp_path / 'whole', Model(0), **options)
     whole = saved(tmp_path / 'whole', 'iter_9.pth')
     for step in (1, 2, 5, 6):
@@ -37,6 +38,10 @@ def test_broken_and_resumed_equals_unbroken(tmp_path, name):
         assert equal(resumed['ema_state_dict'], whole['ema_state_dict']) and equal(resumed['sparsity'], whole['sparsity'])
         assert equal(resumed['state_dict'], whole['state_dict']) and equal(resumed['optimizer'], whole['optimizer'])
     average, weights = whole['state_dict'], {key[7:]: value for key, value in whole['ema_state_dict'].items() if key != 'steps'}
+    moments = dict(enumerate(whole['optimizer']['state'].values()))  # in the order of the parameters: fc1, bn, fc2
+    for index, layer in ((0, 'fc1'), (4, 'fc2')):
+        assert weights[f'{layer}.weight'].dtype == moments[index]['exp_avg'].dtype == torch.float32
+        assert all((moments[index][kind][weights[f'{layer}.weight'] == 0] == 0).all() for kind in ('exp_avg', 'exp_avg_sq'))
     if name == 'pattern':
         assert all(Pattern('2:4').holds(w[f'{layer}.weight'] != 0) for w in (average, weights) for layer in ('fc1', 'fc2'))
     else:
