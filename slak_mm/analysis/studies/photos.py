@@ -26,11 +26,14 @@ class Variant(NamedTuple):
         width (float, optional): Width factor; None: at which the dense model has as many parameters as the sparse ones.
         sparsity (float, optional): Share of the maskable weights that is zero; None: whatever leaves as many as the reference has.
         hook (dict, optional): Options of ``SparsityHook``; None: dense.
+        neurons (float, optional): Share of the MLPs' hidden units that is gone, beside as many weights as leave as many parameters as
+            the reference has; 1: units alone, as many as that takes. None: weights alone.
     """
     kernel: int = 51
     width: Optional[float] = 1.
     sparsity: Optional[float] = SPARSITY
     hook: Optional[Dict[str, Any]] = None
+    neurons: Optional[float] = None
 
 
 DYNAMIC = dict(grow='random')
@@ -43,7 +46,8 @@ VARIANTS = {
     '51, sparse, dynamic (random), 1.3x wider': Variant(width=1.3, hook=DYNAMIC),
     '31, sparse, dynamic (random)': Variant(31, sparsity=None, hook=DYNAMIC),
     '7, sparse, dynamic (random)': Variant(7, sparsity=None, hook=DYNAMIC),
-    '51, neurons and weights, dynamic (random)': Variant(hook=dict(DYNAMIC, granularity='neuron')),
+    '51, neurons and weights, dynamic (random)': Variant(hook=DYNAMIC, neurons=NEURONS),
+    '51, neurons, dynamic (random)': Variant(hook=DYNAMIC, neurons=1.),
     '51, 2:4, dynamic (random)': Variant(hook=dict(DYNAMIC, pattern='2:4')),
 }
 
@@ -104,11 +108,13 @@ def _hook(variant: Variant, nonzero: int, size, seed: int) -> Dict[str, Any]:
     options: Dict[str, Any] = dict(variant.hook or {}, type='slak_mm.SparsityHook', interval=INTERVAL, seed=seed)
     if 'pattern' in options:
         return options
-    if options.get('granularity') == 'neuron':
-        gone = NEURONS * size.neurons
+    # the same share of each layer: by SNIP it would be one of units, of which some have more weights than others
+    if variant.neurons == 1:
+        return dict(options, granularity='neuron', sparsity={'*': (size.total - nonzero) / size.neurons})
+    if variant.neurons is not None:
+        gone = variant.neurons * size.neurons
         rest = (size.total - nonzero - gone) / (size.maskable - gone)
-        # the same share of each layer: by SNIP it would be one of units, of which some have more weights than others
-        return dict(options, granularity=dict(neuron={'*': NEURONS}, weight=rest))
+        return dict(options, granularity=dict(neuron={'*': variant.neurons}, weight=rest))
     return dict(options, sparsity=sparsity)
 
 
