@@ -4,7 +4,8 @@ Alone: micro SLaKs on scikit-learn's handwritten digits. Trains each variant fro
 number (study.json) and a figure (study.png); --sweep varies how much and how often the masks adapt instead (the paper's figure 5).
 A seed settles the split, the order of the data, the initial weights and the masks. The same command gives the same numbers on a CPU.
 
-"study.py run STUDY" makes the runs of a larger study, on photos; "study.py report" makes tables and figures of their results.
+"study.py run STUDY" makes the runs of a larger study, on photos; "study.py speed" measures what the zeros of its classifiers save on
+this machine; "study.py report" makes tables and figures of the results.
 """
 import argparse
 import json
@@ -17,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 
 matplotlib.use('Agg')
-from slak_mm.analysis.studies import digits, digits_report, distance, distillation, photos, report, transfer  # noqa: E402
+from slak_mm.analysis.benchmarks import machine  # noqa: E402
+from slak_mm.analysis.studies import digits, digits_report, distance, distillation, photos, report, speed, transfer  # noqa: E402
 from slak_mm.analysis.studies.execute import Executor, Pace  # noqa: E402
 from slak_mm.errors import InputError  # noqa: E402
 
@@ -56,6 +58,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     run.add_argument('--results', type=Path, help='JSON lines; what is in it is not run again; by default STUDY.jsonl in the work dir')
     run.add_argument('--amp', action='store_true', help='as of train.py and test.py')
     run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='as of train.py and test.py')
+    speeds = commands.add_parser('speed', help='inference of the classifiers of a study on photos', formatter_class=style)
+    speeds.set_defaults(do=measure_speeds)
+    speeds.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='of "study.py run classification"')
+    speeds.add_argument('--fold', type=int, default=0, help='whose classifiers')
+    speeds.add_argument('--repeats', type=int, default=25, help='samples of each')
+    speeds.add_argument('--threads', type=int, default=1)
+    speeds.add_argument('--out', type=Path, default=Path('work_dirs/studies/speed.json'), help='file to write')
     tables = commands.add_parser('report', help='make tables and figures of results', formatter_class=style)
     tables.set_defaults(do=report_studies)
     tables.add_argument('results', type=Path, nargs='?', default=RESULTS, help='folder of STUDY.jsonl files')
@@ -130,6 +139,16 @@ def run_study(args):
 
         executor.run(runs, report_progress, report_end, report_failure)
     console.print(f'all {len(runs)} results are in {results}')
+
+
+def measure_speeds(args):
+    torch.set_num_threads(args.threads)
+    found = speed.measure_speeds(args.work_dir, args.fold, repeats=args.repeats)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(dict(machine=machine(cuda=False), threads=args.threads, variants=found), indent=1) + '\n')
+    for variant, result in found.items():
+        print(f'{variant}: {result["speedup"]:.2f} times as fast as dense, {result["parameters"]:,} parameters')
+    print(args.out)
 
 
 def report_studies(args):

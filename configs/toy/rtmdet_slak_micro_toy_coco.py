@@ -9,7 +9,8 @@ model = dict(
     test_cfg=dict(nms_pre=200, max_per_img=20))
 
 pretrained = None
-_base_.toy_train_dataloader.dataset.pipeline[1].with_mask = False  # it takes the centres of objects from masks, and wants those as tensors
+# it would take the centres of objects from masks, and wants those as tensors
+_base_.toy_train_dataloader.dataset.pipeline[1].with_mask = False
 train_dataloader = dict(_delete_=True, **_base_.toy_train_dataloader)
 val_dataloader = dict(_delete_=True, **_base_.toy_val_dataloader)
 test_dataloader = val_dataloader

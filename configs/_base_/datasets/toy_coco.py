@@ -1,5 +1,5 @@
-# The toy data of tools/make_toy_data.py in COCO's layout, and a backbone of its size. The names are its own, so that it can stand beside a
-# config that has data already: `train_dataloader = dict(_delete_=True, **_base_.toy_train_dataloader)`.
+# The toy data of tools/make_toy_data.py in COCO's layout, and a backbone of its size. The names are its own, so that it can stand
+# beside a config that has data already: `train_dataloader = dict(_delete_=True, **_base_.toy_train_dataloader)`.
 toy_root = 'data/toy_coco/'
 toy_classes = ('person', 'bicycle', 'car', 'airplane', 'bus', 'boat', 'bottle', 'chair', 'couch', 'tv')
 toy_arch = dict(depths=(1, 1, 2, 1), channels=(16, 32, 64, 128))

@@ -1,4 +1,5 @@
 """Tables and figures of the studies on photos, from their results. Needs matplotlib and scipy."""
+import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
@@ -19,7 +20,7 @@ from . import distance, distillation, photos, transfer
 from .digits_report import draw_runs
 from .execute import read_results, unpack
 
-ERF_IMAGES = 16
+ERF_IMAGES, SPEEDS = 16, 'speed.json'
 CONFIDENCE = .95
 
 
@@ -179,24 +180,55 @@ def draw_grid(results: Sequence[Dict[str, Any]], metric: str, path: Path) -> Non
     plt.close(figure)
 
 
+def draw_speeds(results: Sequence[Dict[str, Any]], speeds: Dict[str, Any], path: Path) -> None:
+    """Accuracy over speed: a point for each variant, with the spread of the folds and of the rounds that were measured.
+
+    Args:
+        results (list[dict]): Of the study on photos.
+        speeds (dict): Of :func:`.speed.measure_speeds`.
+        path (Path): Picture to write.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+    for variant in variants_of(results):
+        if variant in speeds:
+            values, speed = list(values_of(results, variant, photos.METRIC).values()), speeds[variant]
+            middle = speed['speedup']
+            axes.errorbar(middle, mean(values), stdev(values) if len(values) > 1 else 0.,
+                          [[middle - speed['quarter']], [speed['three_quarters'] - middle]], fmt='o', capsize=3, markersize=5,
+                          color='tab:gray' if 'dense' in variant else 'tab:blue')
+            axes.annotate(variant.replace(', dynamic (random)', ''), (middle, mean(values)), xytext=(5, 4), fontsize=8,
+                          textcoords='offset points')
+    axes.set_xlabel('inference, times as fast as the dense one   (compacted and merged)')
+    axes.set_ylabel('test accuracy, %')
+    axes.grid(alpha=.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def write(path: Path, out: Path) -> Tuple[str, List[Path]]:
     """Writes the tables and the figure of a study.
 
     Args:
-        path (Path): Its results, ``STUDY.jsonl``.
-        out (Path): Folder for ``STUDY.md`` and ``STUDY.png``.
+        path (Path): Its results, ``STUDY.jsonl``. Beside those of the photos may be ``speed.json``.
+        out (Path): Folder for ``STUDY.md`` and ``STUDY.png``, and for ``speed.png``.
 
     Returns:
         tuple[str, list[Path]]: The tables, in Markdown, and the files.
     """
     results, study = read_results(path), path.stem
     markdown, picture = out / f'{study}.md', out / f'{study}.png'
+    files = [markdown, picture]
     label = 'test accuracy, %   (dots: folds; diamond and whisker: mean and standard deviation)'
     if study in (photos.STUDY, distillation.STUDY):
         reference = photos.REFERENCE if study == photos.STUDY else distillation.ALONE
         text = classification_table(results, reference) + '\n' + fields_table(results)
         draw_runs({variant: list(values_of(results, variant, photos.METRIC).values()) for variant in variants_of(results)},
                   label, picture)
+        if study == photos.STUDY and (path.parent / SPEEDS).exists():
+            speeds = json.loads((path.parent / SPEEDS).read_text(encoding='utf-8'))
+            draw_speeds(results, speeds['variants'], out / 'speed.png')
+            files.append(out / 'speed.png')
     elif study == distance.STUDY:
         text = grid(results, distance.METRIC) + '\n' + fields_table(results)
         draw_grid(results, distance.METRIC, picture)
@@ -205,4 +237,4 @@ def write(path: Path, out: Path) -> Tuple[str, List[Path]]:
         draw_runs({variant: transfer_values(results, variant) for variant in variants_of(results)},
                   label.replace('accuracy', 'mIoU or mAP50').replace('folds', 'seeds'), picture)
     markdown.write_text(text, encoding='utf-8')
-    return text, [markdown, picture]
+    return text, files

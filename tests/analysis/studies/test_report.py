@@ -48,6 +48,16 @@ def test_classification_tables(tmp_path):
     assert rows_of(fields)[2] == [rows_of(fields)[2][0], '5.0 → 10.0', '50.0 → 90.0']
 
 
+def test_speeds_are_drawn_beside_accuracies(tmp_path):
+    results = [dict(study=photos.STUDY, variant=variant, seed=fold, right=pack([True, False]), erf=ERF, parameters=100, nonzero=60,
+                    **{photos.METRIC: 50. + fold}) for variant in (photos.DENSE, photos.REFERENCE) for fold in range(2)]
+    speeds = {variant: dict(speedup=1.2, quarter=1.1, three_quarters=1.3) for variant in (photos.DENSE, photos.REFERENCE)}
+    (tmp_path / 'speed.json').write_text(json.dumps(dict(variants=speeds)))
+    _, files = report.write(save(tmp_path / 'classification.jsonl', results), tmp_path / '.')
+    assert [path.name for path in files] == ['classification.md', 'classification.png', 'speed.png']
+    assert files[2].stat().st_size > 5000
+
+
 def test_distance_table(tmp_path):
     results = [dict(study=distance.STUDY, variant=distance.variant(side, kernel, form), seed=seed, erf=ERF,
                     **{distance.METRIC: side + kernel + seed}) for side in (24, 48) for kernel in (7, 51)
