@@ -36,7 +36,11 @@ def test_openvino(tool, folder):
     path, out = folder(tool, 'seg', 'seg.xml'), folder.root / 'int8/seg.xml'
     tool('quantize', folder.config('seg'), path, out, '--calibrate', 1, '--seconds', 0)
     assert out.with_suffix('.bin').stat().st_size < .6 * path.with_suffix('.bin').stat().st_size
-    assert open_exported(out).description == open_exported(path).description
+    before, after = open_exported(path), open_exported(out)
+    assert after.description == before.description
+    image = np.random.RandomState(0).standard_normal((1, 3, 64, 80)).astype(np.float32)
+    a, b = before.run(image)['scores'], after.run(image)['scores']
+    assert 0 < np.abs(a - b).max() and np.linalg.norm(a - b) < .2 * np.linalg.norm(a)
 
 
 def test_too_large_a_drop_writes_nothing(tool, folder, seg):
