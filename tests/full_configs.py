@@ -27,6 +27,8 @@ def small(name: str, folder: Path) -> Config:
     cfg = shrink_work(Config.fromfile(ROOT / 'configs' / f'{name}.py'))
     if 'batch_augments' in cfg.model.data_preprocessor:
         cfg.model.data_preprocessor.batch_augments = None  # Mask2Former's pads to 1024 pixels
+    if 'num_queries' in cfg.model:
+        cfg.model.num_queries = 30  # DINO takes so many points of the maps, and these are small
     roots = {layout: folder / layout for layout in LAYOUTS}
     set_data(cfg, roots)
     layout = next(layout for layout, root in roots.items() if cfg.val_dataloader.dataset.data_root == str(root))

@@ -23,8 +23,9 @@ val_evaluator = dict(_delete_=True, **dict(_base_.toy_evaluator, metric='bbox'))
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.), paramwise_cfg=dict(decay_rate=1.))
-train_cfg = dict(_delete_=True, **_base_.toy_train_cfg)
-param_scheduler = _base_.toy_param_scheduler
-default_hooks = _base_.toy_hooks
+epochs = 30  # or it would take eight minutes on two cores
+train_cfg = dict(_delete_=True, **dict(_base_.toy_train_cfg, max_epochs=epochs, val_interval=epochs))
+param_scheduler = [_base_.toy_param_scheduler[0], dict(_base_.toy_param_scheduler[1], T_max=epochs, end=epochs)]
+default_hooks = dict(_base_.toy_hooks, checkpoint=dict(interval=epochs))
 custom_hooks = []
 randomness = dict(seed=0)
