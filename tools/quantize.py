@@ -6,8 +6,6 @@ It is calibrated on images of the config's training data, and both files are tes
 and speed, and the layers whose outputs have changed most.
 """
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
 import common
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slak_mm.checks import refusing
+from slak_mm.deploy.files import draft_of, files_of
 from slak_mm.deploy.runtime import needing, open_exported
 from slak_mm.errors import UserError
 from slak_mm.registry import library_of
@@ -70,13 +69,12 @@ def main(argv=None):
         from slak_mm.deploy import quantization
     from slak_mm.deploy.calibration import calibration_images, metrics_of
     console = Console(highlight=False)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with refusing(args.config), needing(), tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
+    with refusing(args.config), needing(), draft_of(args.out) as draft:
+        new = str(draft)
         runtime = type(open_exported(args.file)).__name__
         with console.status('reading images'):
             images = calibration_images(cfg, args.file, args.calibrate)
         console.print(f'images of the training data: {len(images)}')
-        new = os.path.join(folder, args.out.name)
         with console.status('quantizing'):
             quantization.quantize(args.file, images, new)
         metrics = []
@@ -87,7 +85,7 @@ def main(argv=None):
             errors = quantization.layer_errors(args.file, new, images[:4])
         with console.status('measuring speed'):
             speeds = quantization.compare_speed([args.file, new], images[0], args.threads, args.seconds)
-        sizes = [sum(part.stat().st_size for part in quantization.files_of(path)) / 1e6 for path in (args.file, new)]
+        sizes = [sum(part.stat().st_size for part in files_of(path)) / 1e6 for path in (args.file, new)]
         console.print(table_of(*metrics, sizes, speeds, runtime))
         worst = Table('layers that changed most', 'difference, relative')
         worst.columns[0].overflow = 'fold'
@@ -98,8 +96,6 @@ def main(argv=None):
         if args.max_drop is not None and not lost <= args.max_drop:
             raise UserError(f'{", ".join(names)} drops by {lost:.2f} points, more than --max-drop {args.max_drop:g}. Nothing was '
                             'written: calibrate with more images, or keep the file as it is.')
-        for part in quantization.files_of(new):
-            os.replace(part, args.out.with_suffix(part.suffix))
     console.print(f'{args.out}: written')
 
 

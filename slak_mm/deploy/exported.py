@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..registry import MODELS, library_of
 from .describe import classes_of, model_of
-from .runtime import Runtime, open_exported
+from .runtime import Runtime, fill, open_exported
 from .whole import preprocessing
 
 
@@ -98,8 +98,7 @@ class ExportedModel(BaseModel):
             images = [image.cpu() for image in raw]
         else:  # without padding: the file does that itself
             images = [image[:, :before.shape[1], :before.shape[2]].cpu() for image, before in zip(data['inputs'], raw)]
-        if self.description['task'] == 'detection':
-            images = [self._fill(image) for image in images]
+        images = [torch.from_numpy(fill(image.permute(1, 2, 0).numpy(), self.description)).permute(2, 0, 1) for image in images]
         return images, data['data_samples']
 
     def _run(self, images: Sequence[Tensor]) -> Dict[str, Tensor]:
@@ -128,20 +127,6 @@ class ExportedModel(BaseModel):
             outputs = self._run([image])
             sample.pred_instances = self._instances(outputs, sample.metainfo)
         return samples
-
-    def _fill(self, image: Tensor) -> Tensor:
-        """A smaller image in the corner of one as large as the file takes."""
-        size = self.description['input']['size']
-        if size is None or any(length > most for length, most in zip(image.shape[1:], size)):
-            return image
-        known = self.description['preprocess']
-        value: Any = 0.
-        if known['inside'] and known['mean']:  # pixels that become zeros
-            mean = known['mean'][::-1] if known['swap'] else known['mean']
-            value = torch.tensor(mean).round().to(image.dtype).view(-1, 1, 1)
-        filled = torch.zeros((len(image), *size), dtype=image.dtype) + value
-        filled[:, :image.shape[1], :image.shape[2]] = image
-        return filled
 
     def _instances(self, outputs: Dict[str, Tensor], meta: Dict[str, Any]) -> InstanceData:
         boxes, size = outputs['boxes'], meta['img_shape']

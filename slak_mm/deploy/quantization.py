@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from .description import KEY
+from .files import is_openvino
 from .runtime import kept_signal_stack, open_exported
 
 QUANTIZED = ['Conv', 'Gemm', 'MatMul']  # by onnxruntime
@@ -30,16 +31,6 @@ def quantize(path: str, images: Images, out: str) -> None:
         out (str): File to write, of the same suffix. It keeps the description.
     """
     (_quantize_openvino if is_openvino(path) else _quantize_onnx)(path, images, out)
-
-
-def is_openvino(path: str) -> bool:
-    """Whether a file is of OpenVINO's format, by its suffix."""
-    return path.lower().endswith('.xml')
-
-
-def files_of(path: str) -> List[Path]:
-    """The file, and the one with the weights that belongs to an .xml."""
-    return [Path(path), Path(path).with_suffix('.bin')] if is_openvino(path) else [Path(path)]
 
 
 def _quantize_openvino(path: str, images: Images, out: str) -> None:

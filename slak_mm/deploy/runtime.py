@@ -168,3 +168,24 @@ def needing() -> Iterator[None]:
         yield
     except ImportError as missing:
         raise UserError(f'{missing.name or missing} is not installed: pip install "slak_mm[deploy]"') from missing
+
+
+def fill(pixels: np.ndarray, description: Dict[str, Any]) -> np.ndarray:
+    """A smaller image in the upper left corner of one as large as a detector's file takes, as padding after normalization has it.
+
+    Args:
+        pixels (ndarray): (H, W, C), as the file takes them.
+        description (dict): Of the file.
+
+    Returns:
+        ndarray: Of the same type. The image itself, if the file is none of a detector of one size, or the image is larger.
+    """
+    known, size = description['preprocess'], description['input']['size']
+    if description['task'] != 'detection' or size is None or any(np.greater(pixels.shape[:2], size)):
+        return pixels
+    value: Any = 0.
+    if known['inside'] and known['mean'] is not None:  # pixels that become zeros
+        value = np.round(known['mean'])[::-1 if known['swap'] else 1]
+    filled = np.full((*size, pixels.shape[2]), value, pixels.dtype)
+    filled[:pixels.shape[0], :pixels.shape[1]] = pixels
+    return filled

@@ -8,7 +8,7 @@ from typing import Any, Dict, Tuple, Union
 import numpy as np
 
 from ..errors import InputError
-from .runtime import open_exported
+from .runtime import fill, open_exported
 
 Size = Tuple[int, ...]  # height and width
 
@@ -62,23 +62,17 @@ class Session:
         for step in self.description['pipeline']:
             pixels = STEPS[step['op']](pixels, step)
         seen = pixels.shape[:2]
-        images = np.ascontiguousarray(self._prepare(pixels).transpose(2, 0, 1)[None])
+        images = np.ascontiguousarray(fill(self._normalize(pixels), self.description).transpose(2, 0, 1)[None])
         return FINISHERS[self.description['task']](self.runtime.run(images), image.shape[:2], seen, self.description)
 
-    def _prepare(self, pixels: np.ndarray) -> np.ndarray:
-        settings, value = self.description['preprocess'], 0.
-        if not settings['inside']:
-            pixels = pixels[..., ::-1 if settings['swap'] else 1].astype(np.float32)
-            if settings['mean'] is not None:
-                pixels = (pixels - np.array(settings['mean'], np.float32)) / np.array(settings['std'], np.float32)
-        elif settings['mean'] is not None:
-            value = np.round(settings['mean'])[::-1 if settings['swap'] else 1]
-        size = self.description['input']['size']
-        if self.description['task'] != 'detection' or size is None or any(np.greater(pixels.shape[:2], size)):
+    def _normalize(self, pixels: np.ndarray) -> np.ndarray:
+        settings = self.description['preprocess']
+        if settings['inside']:
             return pixels
-        filled = np.full((*size, pixels.shape[2]), value, pixels.dtype)  # a smaller image in the corner
-        filled[:pixels.shape[0], :pixels.shape[1]] = pixels
-        return filled
+        pixels = pixels[..., ::-1 if settings['swap'] else 1].astype(np.float32)
+        if settings['mean'] is None:
+            return pixels
+        return (pixels - np.array(settings['mean'], np.float32)) / np.array(settings['std'], np.float32)
 
 
 def resize(pixels: np.ndarray, width: int, height: int, step: Dict[str, Any]) -> np.ndarray:

@@ -1,8 +1,6 @@
 """From a config and a checkpoint to a file that predicts the same, or to none."""
 import io
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 from mmengine.config import Config
@@ -11,6 +9,7 @@ from ..errors import InputError
 from ..models.build import quiet
 from .description import KEY, SUFFIXES, is_exported, pack
 from .export import Options, build, check_torch, export, trace, whole_model
+from .files import draft_of, files_of, is_openvino
 from .runtime import OnnxRuntime, OpenVINO, Runtime, open_exported
 from .verify import Agreement, compare
 from .whole import Whole
@@ -67,18 +66,18 @@ def write_exported(cfg: Config, checkpoint: str, path: Path, options: Options, t
     content = export(whole, description, options.opset).SerializeToString()
     runtimes: List[Runtime] = [OnnxRuntime(path, content)]
     converted = None
-    if path.suffix.lower() == '.xml':
+    if is_openvino(path):
         converted = to_openvino(content, description)
         runtimes.append(OpenVINO(path, converted))
     agreements = [_compared(model, runtime, tolerance) for runtime in runtimes]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if converted is None:
-        path.write_bytes(content)
-        return Receipt(len(content) / 1e6, description, agreements)
-    import openvino
-    openvino.save_model(converted, str(path), compress_to_fp16=False)
-    files = path, path.with_suffix('.bin')
-    return Receipt(sum(file.stat().st_size for file in files) / 1e6, description, agreements)
+    with draft_of(path) as draft:
+        if converted is None:
+            draft.write_bytes(content)
+        else:
+            import openvino
+            openvino.save_model(converted, str(draft), compress_to_fp16=False)
+        size = sum(file.stat().st_size for file in files_of(draft)) / 1e6
+    return Receipt(size, description, agreements)
 
 
 def _compared(model: Any, runtime: Runtime, tolerance: float) -> Tuple[str, Agreement]:
@@ -97,12 +96,9 @@ def _write_torch(model: Any, whole: Whole, description: Dict[str, Any], path: Pa
         if known['size'] is None:
             raise InputError('ExecuTorch plans its memory for one size: give --shape.')
         description = dict(description, input=dict(known, batch=1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder, path.name)
+    with draft_of(path) as draft:
         with quiet():
             (write_pte if path.suffix.lower() == '.pte' else write_pt2)(trace(whole, description), description, draft)
         agreement = _compared(model, open_exported(draft), tolerance)
         size = draft.stat().st_size / 1e6
-        os.replace(draft, path)
     return Receipt(size, description, [agreement])
