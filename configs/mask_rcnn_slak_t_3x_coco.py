@@ -6,6 +6,8 @@ _base_ = [
     '_base_/schedules/adamw_3x.py',
     '_base_/static_sparsity.py',
 ]
+# Where tools/train.py looks for the official file "SLaK-T, 300 epochs"; --pretrained gives another place.
+pretrained = 'checkpoints/slak_t_300e_in1k.pth'
 
 optim_wrapper = dict(
     constructor='slak_mm.LayerDecayOptimWrapperConstructor',

@@ -3,6 +3,8 @@ _base_ = [
     'mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py',
     '_base_/models/dense_slak.py',
 ]
+# Where tools/train.py looks for the official file "SLaK-T, 300 epochs"; --pretrained gives another place.
+pretrained = 'checkpoints/slak_t_300e_in1k.pth'
 
 model = dict(backbone=dict(_base_.slak, out_indices=(1, 2, 3)), neck=dict(in_channels=_base_.widths[1:]))
 optim_wrapper = dict(

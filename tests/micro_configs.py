@@ -17,7 +17,7 @@ TRANSFORMS = dict(
     RandomChoiceResize=dict(scales=[(80, SIDE)]),
     RandomCrop=dict(crop_size=(SIDE, SIDE)))
 # of a detector, wherever they stand
-COUNTS = dict(nms_pre=50, max_per_img=16, num=16, fc_out_channels=8)
+COUNTS = dict(nms_pre=50, max_per_img=16, num=16)
 
 
 def dicts(node) -> Iterator[dict]:
@@ -39,6 +39,8 @@ def shrink_model(cfg: Config) -> Config:
     elif 'head' in model:
         model.head.in_channels = widths[3]
     else:
+        for node in dicts(model):
+            node.update(dict.fromkeys({'fc_out_channels'} & node.keys(), 8))
         reader = next(model[part] for part in ('neck', 'decode_head', 'panoptic_head') if part in model)
         reader.in_channels = widths[-len(reader.in_channels):]
     return cfg

@@ -4,6 +4,8 @@ _base_ = [
     '../_base_/models/dense_slak.py',
     '../_base_/static_sparsity.py',
 ]
+# Where tools/train.py looks for the official file "SLaK-T, 300 epochs"; --pretrained gives another place.
+pretrained = 'checkpoints/slak_t_300e_in1k.pth'
 
 model = dict(backbone=dict(_base_.slak, drop_path_rate=0.2), neck=dict(in_channels=_base_.widths))
 optim_wrapper = dict(

@@ -4,30 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_helpers import randomise
+from micro_configs import shrink_model
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 
 ROOT = Path(__file__).parents[2]
-ARCH = dict(depths=(1, 1, 2, 1), channels=(8, 12, 16, 20))
-WIDTHS = [10, 15, 20, 26]
 SHAPE = 64, 96
 DEPLOY = sorted(path.name for path in (ROOT / 'configs/deploy').glob('*.py'))
 pytestmark = pytest.mark.slow
-
-
-def shrink(cfg):
-    cfg.model.backbone.arch = ARCH
-    if 'neck' in cfg.model and cfg.model.neck.type == 'FPN':
-        cfg.model.neck.in_channels = WIDTHS
-        heads = cfg.model.roi_head.bbox_head
-        for head in heads if isinstance(heads, list) else [heads]:
-            head.fc_out_channels = 8
-    elif 'head' in cfg.model:
-        cfg.model.head.in_channels = WIDTHS[3]
-    else:
-        cfg.model.decode_head.update(in_channels=WIDTHS, channels=8)
-        cfg.model.auxiliary_head.update(in_channels=WIDTHS[2], channels=8)
-    return cfg
 
 
 def build(cfg):
@@ -42,7 +26,7 @@ def micro(tmp_path_factory):
 
     def make(name):
         config, checkpoint = folder / f'{name}.py', folder / f'{name}.pth'
-        cfg = shrink(Config.fromfile(ROOT / f'configs/{name}.py'))
+        cfg = shrink_model(Config.fromfile(ROOT / f'configs/{name}.py'))
         cfg.dump(config)
         model = build(cfg)
         randomise(model)
@@ -65,7 +49,7 @@ def test_a_deploy_config_loads_a_merged_file(micro, tool, tmp_path, capsys, name
     tool('convert_checkpoint', checkpoint, tmp_path / 'merged.pth', '--deploy')
     assert 'deploy=True' in capsys.readouterr().out
     weights = torch.load(tmp_path / 'merged.pth', weights_only=True)['state_dict']
-    deployed = build(shrink(cfg))
+    deployed = build(shrink_model(cfg))
     deployed.load_state_dict(weights)
     assert not any('.bn.' in key or '.small.' in key for key in weights if key.startswith('backbone.'))
     images = torch.randn(2, 3, *SHAPE)

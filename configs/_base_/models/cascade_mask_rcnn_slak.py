@@ -1,15 +1,8 @@
-_base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
+_base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', 'dense_slak.py']
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='slak_mm.SLaK',
-        arch='tiny',
-        drop_path_rate=0.4,
-        layer_scale_init_value=1.0,
-        out_indices=(0, 1, 2, 3),
-        gap_before_final_norm=False),
-    neck=dict(in_channels=[124, 249, 499, 998]),
+    backbone=dict(_base_.slak, drop_path_rate=0.4),
+    neck=dict(in_channels=_base_.widths),
     roi_head=dict(bbox_head=[
         dict(
             head,

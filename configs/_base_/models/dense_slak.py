@@ -8,5 +8,3 @@ slak = dict(
     out_indices=(0, 1, 2, 3),
     gap_before_final_norm=False)
 widths = [124, 249, 499, 998]
-# Where tools/train.py looks for the official file "SLaK-T, 300 epochs"; --pretrained gives another place.
-pretrained = 'checkpoints/slak_t_300e_in1k.pth'

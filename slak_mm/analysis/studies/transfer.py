@@ -1,6 +1,6 @@
 """The classifiers of the photos as pre-training for UPerNet on CamVid and Faster R-CNN on BCCD."""
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from ...errors import InputError
 from .execute import run_folder
@@ -18,14 +18,20 @@ ARMS: Dict[str, Any] = {
     'sparse pre-training, kept sparse': (REFERENCE, KEPT),
     'sparse pre-training, fine-tuned dense': (REFERENCE, []),
 }
-# what takes the maps
-READERS: Dict[str, Callable[[List[int]], Dict[str, Any]]] = {
-    'CamVid, UPerNet': lambda channels: dict(decode_head=dict(in_channels=channels), auxiliary_head=dict(in_channels=channels[2])),
-    'BCCD, Faster R-CNN': lambda channels: dict(neck=dict(in_channels=channels)),
-}
+
+
+class Task(NamedTuple):
+    """What a classifier is the backbone of: a config, its metric, and the changes for what takes the maps of these channels."""
+    config: str
+    metric: str
+    reader: Callable[[List[int]], Dict[str, Any]]
+
+
 TASKS = {
-    'CamVid, UPerNet': ('study/upernet_slak_micro_camvid.py', 'mIoU'),
-    'BCCD, Faster R-CNN': ('study/faster_rcnn_slak_micro_bccd.py', 'pascal_voc/mAP'),
+    'CamVid, UPerNet': Task('study/upernet_slak_micro_camvid.py', 'mIoU', lambda channels: dict(
+        decode_head=dict(in_channels=channels), auxiliary_head=dict(in_channels=channels[2]))),
+    'BCCD, Faster R-CNN': Task('study/faster_rcnn_slak_micro_bccd.py', 'pascal_voc/mAP', lambda channels: dict(
+        neck=dict(in_channels=channels))),
 }
 
 
@@ -58,18 +64,17 @@ def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: in
     """
     runs = []
     for seed in range(seeds):
-        for task, data in zip(TASKS, (camvid, bccd)):
+        for (name, task), data in zip(TASKS.items(), (camvid, bccd)):
             for arm, (variant, hooks) in ARMS.items():
                 if data is None:
                     continue
-                config, metric = TASKS[task]
                 loader = dict(dataset=dict(data_root=str(data.absolute())))
                 backbone: Dict[str, Any] = dict(arch=dict(channels=tuple(channels)))
                 if variant is not None:
                     start = trained(work_dir, PRETRAINING, variant, seed)
                     backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=start)
-                runs.append(Run(STUDY, f'{task}: {arm}', seed, config, dict(
-                    model=dict(READERS[task](list(channels)), backbone=backbone), custom_hooks=hooks,
+                runs.append(Run(STUDY, f'{name}: {arm}', seed, task.config, dict(
+                    model=dict(task.reader(list(channels)), backbone=backbone), custom_hooks=hooks,
                     randomness=dict(seed=seed), train_dataloader=loader,
-                    test_dataloader=loader), metric))
+                    test_dataloader=loader), task.metric))
     return runs
