@@ -12,7 +12,6 @@ from .files import is_openvino
 from .runtime import kept_signal_stack, open_exported
 
 QUANTIZED = ['Conv', 'Gemm', 'MatMul']  # by onnxruntime
-PASSED = {'Add', 'Multiply', 'Relu', 'Clamp', 'PRelu', 'Swish', 'Pad', 'Slice', 'StridedSlice', 'Transpose'}  # what a scale may pass
 UNTOUCHED = ['GroupConvolution', 'Add', 'MVN', 'Multiply', 'ReduceMean']  # by nncf, which would have more than products
 # whose outputs are compared: of OpenVINO's after the bias, since nncf moves offsets and scales to what follows
 COMPARED = dict(onnx=('Conv', 'Gemm', 'Add'), openvino=('Add', ))
@@ -37,7 +36,8 @@ def _quantize_openvino(path: str, images: Images, out: str) -> None:
     import nncf
     import openvino
     model = openvino.Core().read_model(path)
-    left = nncf.IgnoredScope(names=_before_depthwise(model), types=UNTOUCHED, validate=False)
+    _add_biases(model)
+    left = nncf.IgnoredScope(types=UNTOUCHED, validate=False)
     with kept_signal_stack():
         quantized = nncf.quantize(model, nncf.Dataset(list(images)), subset_size=len(images), ignored_scope=left)
     if model.has_rt_info([KEY]):
@@ -45,17 +45,25 @@ def _quantize_openvino(path: str, images: Images, out: str) -> None:
     openvino.save_model(quantized, out, compress_to_fp16=False)
 
 
-def _before_depthwise(model: Any) -> List[str]:
-    """The convolutions between which and a depthwise one there is no other product.
+def _add_biases(model: Any) -> None:
+    """Gives each convolution a bias that has none, in place, too small to change a sum.
 
-    Where a depthwise convolution in fp32 takes the output of one in 8 bits, OpenVINO 2026.4 loses the scale of that output.
+    Without, OpenVINO 2026.4 loses the scale of some 8-bit convolutions with an fp32 output, which is then near zero: those before
+    SLaK's depthwise ones, or of an FPN's last map. With a bias none was seen.
     """
-    def reaches(node: Any) -> bool:
-        targets = [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
-        kinds = [target.get_type_name() for target in targets]
-        return 'GroupConvolution' in kinds or any(reaches(target) for target, kind in zip(targets, kinds) if kind in PASSED)
-
-    return [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == 'Convolution' and reaches(node)]
+    from openvino import opset13
+    for node in [node for node in model.get_ops() if node.get_type_name() == 'Convolution']:
+        targets = list(node.output(0).get_target_inputs())
+        after = targets[0].get_node()
+        if len(targets) == 1 and after.get_type_name() == 'Add' and 'Constant' in {
+                value.get_node().get_type_name() for value in after.input_values()}:
+            continue
+        channels, rank = node.input_value(1).get_shape()[0], len(node.input_value(1).get_shape())
+        bias = opset13.add(node, np.full((1, channels, *[1] * (rank - 2)), 1e-30, np.float32))
+        bias.set_friendly_name(f'{node.get_friendly_name()}/bias')
+        for target in targets:
+            target.replace_source_output(bias.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _quantize_onnx(path: str, images: Images, out: str) -> None:

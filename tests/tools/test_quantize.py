@@ -43,6 +43,30 @@ def test_openvino(tool, folder):
     assert 0 < np.abs(a - b).max() and np.linalg.norm(a - b) < .2 * np.linalg.norm(a)
 
 
+@pytest.mark.parametrize('bias', [False, True])
+def test_each_convolution_has_a_bias(tmp_path, bias):
+    """Without, OpenVINO may lose its scale; the one that it is given changes nothing."""
+    pytest.importorskip('nncf')
+    openvino = pytest.importorskip('openvino')
+    from openvino import opset13 as ops
+    rng = np.random.RandomState(0)
+    images = [rng.standard_normal((1, 124, 8, 8)).astype(np.float32) for _ in range(2)]
+    given = ops.parameter([1, 124, 8, 8], np.float32)
+    weight, kernels = (rng.standard_normal(shape).astype(np.float32) for shape in ((32, 124, 2, 2), (32, 1, 1, 5, 5)))
+    maps = ops.convolution(given, weight, [2, 2], [0, 0], [0, 0], [1, 1])
+    if bias:
+        maps = ops.add(maps, rng.standard_normal((1, 32, 1, 1)).astype(np.float32))
+    wide = ops.group_convolution(maps, kernels, [1, 1], [2, 2], [2, 2], [1, 1])
+    openvino.save_model(openvino.Model([ops.add(maps, wide)], [given]), tmp_path / 'a.xml', compress_to_fp16=False)
+    quantization.quantize(str(tmp_path / 'a.xml'), images, str(tmp_path / 'b.xml'))
+    core = openvino.Core()
+    a, b = (core.compile_model(tmp_path / name, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))(images[0])[0]
+            for name in ('a.xml', 'b.xml'))
+    assert 0 < np.abs(a - b).max() and np.linalg.norm(a - b) < .05 * np.linalg.norm(a)
+    sums = [node for node in core.read_model(tmp_path / 'b.xml').get_ops() if node.get_type_name() == 'Add']
+    assert len(sums) == 2  # of which one is a bias, the given one or ours
+
+
 def test_too_large_a_drop_writes_nothing(tool, folder, seg):
     out = folder.root / 'refused/seg.onnx'
     with pytest.raises(SystemExit, match='mIoU drops by .* points, more than --max-drop -100. Nothing was written'):
