@@ -96,8 +96,8 @@ def main(argv=None):
         console.print(worst)
         wrong = [name for name, error in errors.items() if error > WRONG]
         if wrong:
-            print_log(f'{len(wrong)} layers changed by more than {WRONG:.0%}, {wrong[0]} the most: more than rounding does. Calibrate with '
-                      'images that are like those of the test, or keep the file as it is.', 'current', logging.WARNING)
+            print_log(f'{len(wrong)} layers changed by more than {WRONG:.0%}, {wrong[0]} the most, which is more than rounding does. '
+                      'Calibrate with images that are like those of the test, or keep the file as it is.', 'current', logging.WARNING)
         lost, names = drop(cfg, *metrics)
         if args.max_drop is not None and not lost <= args.max_drop:
             raise UserError(f'{", ".join(names)} drops by {lost:.2f} points, more than --max-drop {args.max_drop:g}. Nothing was '
