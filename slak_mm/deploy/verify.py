@@ -4,7 +4,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import InputError, UserError
 from .export import prepared, random_images
 from .exported import ExportedModel
 from .runtime import Runtime
@@ -46,6 +46,9 @@ def compare(model: Any, runtime: Runtime) -> Agreement:
     Args:
         model (nn.Module): The library's, as it was trained; or a backbone.
         runtime (Runtime): The file, open.
+
+    Raises:
+        InputError: The model takes no images of one of these sizes, in torch.
     """
     described = runtime.description
     least = described['input']['min_size']
@@ -61,9 +64,16 @@ def _compare_images(model: Any, runtime: Runtime, images: Tensor) -> Agreement:
         outputs = runtime.run(images.numpy())
         return Agreement(max(_difference(maps, torch.from_numpy(outputs[name])) for name, maps in zip(outputs, model(images))))
     batches = [images[i:i + 1] for i in range(len(images))] if described['input']['batch'] == 1 else [images]
+    try:
+        expected = [model.test_step(_batch(described['task'], batch)) for batch in batches]
+    except RuntimeError as error:
+        height, width = images.shape[2:]
+        raise InputError(f'in torch, the model takes no images of {height}x{width} pixels ({error}). Give the size of those that it '
+                         'takes with --shape; or, if only some multiple will do, set it as model.data_preprocessor.pad_size_divisor.'
+                         ) from error
     exported = ExportedModel(runtime, model.data_preprocessor)
-    return _merge([_compare(described['task'], *(one.test_step(_batch(described['task'], batch)) for one in (model, exported)))
-                   for batch in batches])
+    return _merge([_compare(described['task'], ours, exported.test_step(_batch(described['task'], batch)))
+                   for ours, batch in zip(expected, batches)])
 
 
 def _batch(task: str, images: Tensor) -> Dict[str, Any]:

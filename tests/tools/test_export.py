@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -144,6 +145,21 @@ def test_what_differs_is_not_written():
                                (Agreement(float('nan')), 'differs'), (Agreement(0., 100, 98), 'finds 98 of the 100 detections')):
         with pytest.raises(UserError, match=message):
             agreement.check('x', 1e-4)
+
+
+def test_a_model_that_takes_no_image_of_any_other_size():
+    from slak_mm.deploy.verify import compare
+
+    class Picky:
+
+        def test_step(self, data):
+            if data['inputs'][0].shape[1] % 32:
+                raise RuntimeError('Expected size 8 but got size 9')
+            return [None] * len(data['inputs'])
+
+    described = dict(task='classification', input=dict(size=None, min_size=(33, 64), batch=None, channels=3))
+    with pytest.raises(UserError, match=r'in torch, .* no images of 33x64 pixels \(Expected .* --shape; .*pad_size_divisor'):
+        compare(Picky(), SimpleNamespace(description=described))
 
 
 @pytest.mark.parametrize('args', [['--shape', '31', '64'], ['--opset', '17'], ['--pad', '0']])

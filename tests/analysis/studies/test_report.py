@@ -72,7 +72,7 @@ def test_distance_table(tmp_path):
 def test_transfer_table(tmp_path):
     results = [dict(study=transfer.STUDY, variant=f'{task}: {arm}', seed=seed,
                     **{metric: (1. if metric == 'mIoU' else .01) * (50 + 10 * bool(start) + seed * (1 + bool(start)))})
-               for task, (_, metric) in transfer.TASKS.items() for arm, (start, _) in transfer.ARMS.items() for seed in range(3)]
+               for task, (_, metric, _) in transfer.TASKS.items() for arm, (start, _) in transfer.ARMS.items() for seed in range(3)]
     text, _ = report.write(save(tmp_path / 'transfer.jsonl', results), tmp_path)
     rows = rows_of(text)[2:]
     assert len(rows) == 8
