@@ -2,7 +2,7 @@
 
     python tests/full_configs.py [PART_OF_A_NAME ...]
 
-runs those of the heads that the paper has not, or all whose names have a part, and prints what the tables in docs/model_zoo.md say of them.
+runs those of the heads that the paper has not, or all whose names have a part, and prints what docs/model_zoo.md says of them.
 """
 import subprocess
 import sys
