@@ -7,14 +7,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.fileio import load
+from mmengine.runner import load_checkpoint
 
 from ...checkpoints import load_file, select_state_dict
 from ...errors import UserError
+from ...models.build import build_model, quiet
+from ...registry import enter_scope
 from ...toy.demo import Progress, run_logged
 from .plan import Run
 
@@ -37,6 +40,16 @@ def read_results(path: Path) -> List[Dict[str, Any]]:
         return [json.loads(line) for line in whole.splitlines()]
     except json.JSONDecodeError as error:
         raise UserError(f'{path} has a line that is no JSON: {error}. Remove that line; its run is then made again.') from error
+
+
+def load_classifier(config: Path, checkpoint: str) -> Tuple[Config, Any]:
+    """The config of a run, whose scope is the default one from then on, and its trained model."""
+    cfg = Config.fromfile(config)
+    enter_scope(cfg)
+    with quiet():
+        model = build_model(cfg)
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    return cfg, model
 
 
 def count_weights(checkpoint: str) -> Dict[str, int]:

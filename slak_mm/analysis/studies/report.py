@@ -6,19 +6,16 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
-from mmengine.runner import load_checkpoint
 from scipy.stats import t as student
 
-from ...models.build import build_model, quiet
-from ...registry import enter_scope
+from ...models.build import quiet
 from ..erf import area_ratios, last_map, mean_scores
 from ..erf_models import from_config
 from . import distance, distillation, photos, transfer
 from .digits_report import draw_runs
-from .execute import read_results, unpack
+from .execute import load_classifier, read_results, unpack
 
 ERF_IMAGES, SPEEDS = 16, 'speed.json'
 CONFIDENCE = .95
@@ -48,12 +45,9 @@ def paired(values: Sequence[float], others: Sequence[float]) -> Difference:
 
 def measure_fields(config: Path, checkpoint: str) -> Dict[str, Any]:
     """The area ratios of a classifier's effective receptive field on test images, trained and at its initial weights."""
-    cfg = Config.fromfile(config)
-    enter_scope(cfg)
+    cfg, model = load_classifier(config, checkpoint)
     with quiet():
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        model = build_model(cfg)
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     images = [model.data_preprocessor(pseudo_collate([dataset[i]]), False)['inputs']
               for i in range(0, len(dataset), max(1, len(dataset) // ERF_IMAGES))[:ERF_IMAGES]]
     found = {}

@@ -4,26 +4,18 @@ from statistics import median
 from typing import Any, Dict
 
 import torch
-from mmengine.config import Config
-from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ...deploy import compact
-from ...errors import InputError
-from ...models.build import build_model, quiet
-from ...registry import enter_scope
 from ..throughput import interleaved
-from .execute import run_folder
+from .execute import load_classifier, run_folder
 from .photos import DENSE, STUDY, VARIANTS
+from .transfer import trained
 
 
-def deployed(folder: Path) -> nn.Module:
+def deployed(work_dir: Path, variant: str, fold: int) -> nn.Module:
     """The trained classifier of a run, without what is dead in it, and merged."""
-    cfg = Config.fromfile(folder / 'config.py')
-    enter_scope(cfg)
-    with quiet():
-        model = build_model(cfg)
-        load_checkpoint(model, (folder / 'last_checkpoint').read_text(), map_location='cpu', strict=True)
+    _, model = load_classifier(run_folder(work_dir, STUDY, variant, fold) / 'config.py', trained(work_dir, STUDY, variant, fold))
     compact(model)
     model.backbone.switch_to_deploy()
     return model.eval()
@@ -46,10 +38,9 @@ def measure_speeds(work_dir: Path, fold: int = 0, batch: int = 8, size: int = 22
     Raises:
         InputError: The dense one was not trained.
     """
-    folders = {variant: run_folder(work_dir, STUDY, variant, fold) for variant in VARIANTS}
-    models = {variant: deployed(folder) for variant, folder in folders.items() if (folder / 'last_checkpoint').exists()}
-    if DENSE not in models:
-        raise InputError(f'There is no checkpoint of {DENSE!r}, fold {fold}, in {work_dir}: run "study.py run {STUDY}" first.')
+    models = {DENSE: deployed(work_dir, DENSE, fold)}
+    models.update({variant: deployed(work_dir, variant, fold) for variant in VARIANTS
+                   if variant != DENSE and (run_folder(work_dir, STUDY, variant, fold) / 'last_checkpoint').exists()})
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
     def case(model: nn.Module):

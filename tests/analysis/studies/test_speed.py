@@ -42,7 +42,7 @@ def test_dead_neurons_are_gone_and_the_output_is_the_same(work_dir):
     folder = run_folder(work_dir, photos.STUDY, NEURONS, 0)
     model = build_model(Config.fromfile(folder / 'config.py'))
     model.load_state_dict(torch.load(folder / 'weights.pth', weights_only=True)['state_dict'])
-    small, images = speed.deployed(folder), torch.randn(2, 3, 64, 64)
+    small, images = speed.deployed(work_dir, NEURONS, 0), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(small(images), model.eval()(images), atol=1e-5)
     found = speed.measure_speeds(work_dir, size=64, batch=1, repeats=3)
