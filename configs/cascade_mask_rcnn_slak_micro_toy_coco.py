@@ -2,18 +2,18 @@
 _base_ = [
     '_base_/models/cascade_mask_rcnn_slak.py',
     '_base_/datasets/coco_instance.py',
+    '_base_/datasets/toy_coco.py',
     'mmdet::_base_/default_runtime.py',
     '_base_/schedules/adamw_1x.py',
 ]
-data_root = 'data/toy_coco/'
-classes = ('person', 'bicycle', 'car', 'airplane', 'bus', 'boat', 'bottle', 'chair', 'couch', 'tv')
-scale = (160, 128)
+data_root = _base_.toy_root
+classes = _base_.toy_classes
 epochs = 16
 width = 48
 
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 2, 1), channels=(16, 32, 64, 128)), drop_path_rate=0.),
-    neck=dict(in_channels=[20, 41, 83, 166], out_channels=width),
+    backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0.),
+    neck=dict(in_channels=_base_.toy_widths, out_channels=width),
     rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
@@ -29,19 +29,8 @@ model = dict(
         rcnn=[dict(stage, sampler=dict(stage.sampler, num=16)) for stage in _base_.model.train_cfg.rcnn]),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)))
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+train_pipeline = _base_.toy_train_dataloader.dataset.pipeline
+test_pipeline = _base_.toy_val_dataloader.dataset.pipeline
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,

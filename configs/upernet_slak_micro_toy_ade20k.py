@@ -2,35 +2,24 @@
 _base_ = [
     '_base_/models/upernet_slak.py',
     'mmseg::_base_/datasets/ade20k.py',
+    '_base_/datasets/toy_ade20k.py',
     'mmseg::_base_/default_runtime.py',
     '_base_/schedules/adamw_160k.py',
 ]
-data_root = 'data/toy_ade20k'
-crop_size = (128, 128)
+data_root = _base_.toy_root
+crop_size = _base_.toy_crop
 iters = 600
-classes = ('wall', 'sky', 'grass', 'person', 'bicycle', 'car', 'airplane', 'bus', 'boat', 'bottle', 'chair', 'sofa',
-           'television receiver')
+classes = _base_.toy_classes
 
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 2, 1), channels=(16, 32, 64, 128)), drop_path_rate=0.),
-    decode_head=dict(in_channels=[20, 41, 83, 166], channels=48, num_classes=len(classes)),
-    auxiliary_head=dict(in_channels=83, channels=32, num_classes=len(classes)),
+    backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0.),
+    decode_head=dict(in_channels=_base_.toy_widths, channels=48, num_classes=len(classes)),
+    auxiliary_head=dict(in_channels=_base_.toy_widths[2], channels=32, num_classes=len(classes)),
     test_cfg=dict(crop_size=crop_size, stride=(96, 96)))
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomResize', scale=(240, 192), ratio_range=(0.75, 1.25), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),
-]
+train_pipeline = _base_.toy_train_dataloader.dataset.pipeline
+test_pipeline = _base_.toy_val_dataloader.dataset.pipeline
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
