@@ -38,6 +38,7 @@ TASKS = dict(
     det=Task('coco', 'cascade_mask_rcnn_slak_micro_toy_coco.py', _MASKS, _DETECT),
     ham=Task('ade20k', 'toy/ham_slak_micro_toy_ade20k.py', _MIOU, _SEGMENT),
     mask2former_seg=Task('ade20k', 'toy/mask2former_slak_micro_toy_ade20k.py', _MIOU, _SEGMENT),
+    faster_rcnn=Task('voc07', 'toy/faster_rcnn_slak_micro_toy_voc07.py', {'pascal_voc/mAP': 'VOC mAP'}, _DETECT),
     mask_rcnn=Task('coco', 'toy/mask_rcnn_slak_micro_toy_coco.py', _MASKS, _DETECT),
     mask2former=Task('coco', 'toy/mask2former_slak_micro_toy_coco.py', _MASKS, _DETECT),
     dino=Task('coco', 'toy/dino_slak_micro_toy_coco.py', _BOXES, _DETECT),

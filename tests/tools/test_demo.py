@@ -77,7 +77,7 @@ def test_progress_without_a_terminal_is_a_line_for_each_fifth(tool, monkeypatch)
     assert [line.split()[0] for line in stream.getvalue().splitlines()] == ['4/6', '20/100,', '40/100,', '60/100,', '80/100,', 'done']
 
 
-SHORT = dict(ade20k=['train_cfg.max_iters=1'], coco=['train_cfg.max_epochs=1'])
+SHORT = dict(ade20k=['train_cfg.max_iters=1'], coco=['train_cfg.max_epochs=1'], voc07=['train_cfg.max_epochs=1'])
 
 
 @pytest.mark.slow
