@@ -117,7 +117,8 @@ def from_pretrained(folder: Union[str, Path], revision: Optional[str] = None, de
     any_model.cfg = cfg
     for name, value in describe_classes(checkpoint).items():
         setattr(any_model, name, value)
-    return model.eval().to(device)
+    model.eval()  # some models of the libraries return nothing
+    return model.to(device)
 
 
 def push_to_hub(model: nn.Module, repo_id: str, private: bool = False, token: Optional[str] = None, **options: Any) -> str:

@@ -82,7 +82,8 @@ def complexity(model: nn.Module, size: Tuple[int, int], densities: Mapping[str, 
     Raises:
         ValueError: A density is of no convolution or linear layer of the model, or not in [0, 1].
     """
-    model = revert_sync_batchnorm(model).eval()
+    model = revert_sync_batchnorm(model)
+    model.eval()  # some models of the libraries return nothing
     layers = {f'{name}.weight': (name, module) for name, module in model.named_modules()
               if isinstance(module, LAYERS)}
     wrong = [f'{name}: {density}' for name, density in densities.items() if name not in layers or not 0 <= density <= 1]

@@ -213,7 +213,8 @@ class Distilled:
                 with DefaultScope.overwrite_default_scope(scope):
                     kept.module = MMENGINE_MODELS.build(dict(cfg))
                     kept.module.init_weights()
-            kept.module.eval().requires_grad_(False)
+            kept.module.eval()  # some models of the libraries return nothing
+            kept.module.requires_grad_(False)
         return kept.module.to(device)
 
     def loss(self, inputs: Tensor, data_samples: List[Any], *args: Any, **kwargs: Any) -> Dict[str, Any]:

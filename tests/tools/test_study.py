@@ -125,25 +125,30 @@ def run_study(*args):
 
 def test_a_study_on_photos_goes_on_where_it_stopped(photos, tmp_path):
     command = ['classification', '--data', photos, '--seeds', 1, '--jobs', 2, '--work-dir', tmp_path, '--only', 'static',
-               '--only', '51, dense, narrower']
+               '--only', '51, dense']
     result = run_study(*command)
     assert result.returncode == 0, result.stderr
-    assert 'classification: 2 of 2 runs to make, 2 at a time' in result.stdout
+    assert 'classification: 3 of 3 runs to make, 2 at a time' in result.stdout
     lines = (tmp_path / 'classification.jsonl').read_text().splitlines()
     found = {entry['variant']: entry for entry in map(json.loads, lines)}
-    assert set(found) == {'51, sparse, static', '51, dense, narrower'} and len(lines) == 2
+    assert set(found) == {'51, sparse, static', '51, dense', '51, dense, narrower'} and len(lines) == 3
     for entry in found.values():
         digits, count = entry['right'].split('/')
         assert int(count) == 2 and 50 * bin(int(digits, 16)).count('1') == entry['accuracy/top1'] and entry['seed'] == 0
         assert set(entry['erf']) == {'trained', 'untrained'} and entry['nonzero'] <= entry['parameters']
     assert found['51, sparse, static']['nonzero'] < .7 * found['51, sparse, static']['parameters']
     # one result is lost, as by a kill while it was written: its run is not trained again, but tested
-    (tmp_path / 'classification.jsonl').write_text(f'{lines[0]}\n{lines[1][:20]}')
+    (tmp_path / 'classification.jsonl').write_text(f'{lines[0]}\n{lines[1]}\n{lines[2][:20]}')
     result = run_study(*command)
-    assert '1 of 2 runs to make' in result.stdout and result.returncode == 0, result.stderr
+    assert '1 of 3 runs to make' in result.stdout and result.returncode == 0, result.stderr
     again = (tmp_path / 'classification.jsonl').read_text().splitlines()
-    first, second = json.loads(lines[1]), json.loads(again[1])
-    assert again[0] == lines[0] and {**second, 'seconds': 0} == {**first, 'seconds': 0}
+    first, second = json.loads(lines[2]), json.loads(again[2])
+    assert again[:2] == lines[:2] and {**second, 'seconds': 0} == {**first, 'seconds': 0}
+    # the dense one teaches
+    result = run_study('distillation', '--data', photos, '--seeds', 1, '--work-dir', tmp_path, '--only', 'FD')
+    assert result.returncode == 0 and 'FD, seed 0: accuracy/top1' in result.stdout, result.stdout + result.stderr
+    taught = json.loads((tmp_path / 'distillation.jsonl').read_text())
+    assert taught['variant'] == 'FD' and set(taught['erf']) == {'trained', 'untrained'}
     result = warm.run(ROOT / 'tools/study.py', 'report', tmp_path, '--out', tmp_path / 'report')
     assert result.returncode == 0, result.stderr
     assert '| 51, dense, narrower |' in result.stdout and (tmp_path / 'report/classification.png').stat().st_size > 5000

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -48,7 +49,7 @@ def load_classifier(config: Path, checkpoint: str) -> Tuple[Config, Any]:
     enter_scope(cfg)
     with quiet():
         model = build_model(cfg)
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
     return cfg, model
 
 
@@ -136,9 +137,9 @@ class Executor:
         def attempt(run: Run) -> None:
             try:
                 result = self._run(run, lambda progress: report(run, progress))
-            except UserError as error:
-                faults.append(str(error))
-                failed(run, str(error))
+            except Exception as error:  # of whatever kind: the pool would keep it until all the other runs have ended
+                faults.append(str(error) if isinstance(error, UserError) else traceback.format_exc())
+                failed(run, faults[-1])
                 return
             with self._lock:
                 with self.results.open('a', encoding='utf-8') as file:

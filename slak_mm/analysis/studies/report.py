@@ -52,7 +52,8 @@ def measure_fields(config: Path, checkpoint: str) -> Dict[str, Any]:
               for i in range(0, len(dataset), max(1, len(dataset) // ERF_IMAGES))[:ERF_IMAGES]]
     found = {}
     for name, backbone in (('trained', model.backbone), ('untrained', from_config(str(config), cfg.randomness.seed))):
-        backbone.eval().requires_grad_(False)
+        backbone.eval()  # mmpretrain's backbones return nothing
+        backbone.requires_grad_(False)
         scores = mean_scores(last_map(backbone), images)
         found[name] = {threshold: round(ratio, 4) for threshold, ratio in area_ratios(scores).items()}
     return dict(erf=found)

@@ -42,19 +42,31 @@ def test_results_of_other_settings_are_refused(tmp_path):
             executor.pending([run])
 
 
-def test_a_run_that_fails_is_told_after_the_others(tmp_path):
-    tools = tmp_path / 'tools'
-    tools.mkdir()
-    (tools / 'train.py').write_text('import sys; sys.exit("there is no such data")')
+def fail(tmp_path, **programs):
+    """What is told of two runs that fail, with the programs as the tools."""
+    for name, text in programs.items():
+        path = tmp_path / f'tools/{name}.py'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs/a.py').write_text('train_cfg = dict(max_epochs=1)')
     runs = [RUN._replace(config='a.py', seed=seed) for seed in range(2)]
     failed = {}
     with pytest.raises(UserError, match='2 runs failed; the same command tries them again'):
-        Executor(tools, tmp_path / 'work', tmp_path / 'results.jsonl', jobs=2).run(
+        Executor(tmp_path / 'tools', tmp_path / 'work', tmp_path / 'results.jsonl', jobs=2).run(
             runs, lambda run, progress: None, failed=lambda run, error: failed.update({run.seed: error}))
-    assert set(failed) == {0, 1} and all('there is no such data' in error for error in failed.values())
     assert read_results(tmp_path / 'results.jsonl') == []
+    return failed
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    failed = fail(tmp_path, train='import sys; sys.exit("there is no such data")')
+    assert set(failed) == {0, 1} and all('there is no such data' in error for error in failed.values())
+
+
+def test_a_fault_of_ours_does_not_wait_for_the_others(tmp_path):
+    failed = fail(tmp_path, train='')  # writes no last_checkpoint
+    assert set(failed) == {0, 1} and all('FileNotFoundError' in error and 'Traceback' in error for error in failed.values())
 
 
 def test_pace():
