@@ -44,7 +44,9 @@ class CheckInvalidLossHook(Hook):
 
         def parse_and_check(losses):
             loss, log_vars = parse_losses(losses)
-            self._check(runner, {name: float(torch.as_tensor(value).detach()) for name, value in log_vars.items() if 'loss' in name})
+            # a part that is called 'loss', as in mmpretrain, hides the sum in log_vars
+            losses_by_name = {name: value for name, value in [*log_vars.items(), ('loss', loss)] if 'loss' in name}
+            self._check(runner, {name: float(torch.as_tensor(value).detach()) for name, value in losses_by_name.items()})
             return loss, log_vars
 
         model.parse_losses = parse_and_check
@@ -58,7 +60,7 @@ class CheckInvalidLossHook(Hook):
         self._data_batch = data_batch
 
     def _check(self, runner, losses: dict) -> None:
-        if math.isfinite(losses.get('loss', 0.)):
+        if math.isfinite(losses['loss']):
             self._on_end = 0
             return
         self._on_end += 1

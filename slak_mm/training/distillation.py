@@ -218,7 +218,10 @@ class Distilled:
         return kept.module.to(device)
 
     def loss(self, inputs: Tensor, data_samples: List[Any], *args: Any, **kwargs: Any) -> Dict[str, Any]:
-        """The losses of the student, times ``task_weight``, and those of distillation, of images (N, 3, H, W)."""
+        """The losses of the student, times ``task_weight``, and those of distillation, of images (N, 3, H, W).
+
+        What mmpretrain's heads call ``loss`` is ``loss_task`` here: in the log, ``loss`` is the sum of all.
+        """
         teacher: Any = self._get_teacher(inputs.device)
         losses: Any = self.distillation
         with ExitStack() as stack:
@@ -230,7 +233,8 @@ class Distilled:
                     teacher(inputs, mode='tensor')
                 else:
                     teacher.extract_feat(inputs)
-        found = {name: _scaled(value, self.task_weight) if 'loss' in name else value for name, value in own.items()}
+        found = {'loss_task' if name == 'loss' else name: _scaled(value, self.task_weight) if 'loss' in name else value
+                 for name, value in own.items()}
         for i, (loss, (part, other)) in enumerate(zip(losses, self._parts())):
             name = loss.name if loss.name not in found else f'{loss.name}_{i}'
             extra = (self._labels(data_samples), ) if loss.of_logits else ()

@@ -14,6 +14,8 @@ HOOKS = dict(checkpoint=dict(type='slak_mm.CheckpointHook', interval=1, by_epoch
 class Spoils(Model):
     """The loss of some iterations is not finite."""
 
+    part = 'loss'
+
     def __init__(self, *iterations):
         super().__init__()
         self.iterations, self.count = iterations, 0
@@ -23,7 +25,7 @@ class Spoils(Model):
         if self.training and torch.is_grad_enabled():
             self.count += 1
             if self.count in self.iterations:
-                outputs['loss'] = outputs['loss'] * float('nan')
+                outputs[self.part] = outputs['loss'] * float('nan')
         return outputs
 
 
@@ -53,6 +55,12 @@ def test_it_stops_before_the_step(tmp_path):
         assert torch.equal(parameters[name], before['state_dict'][name]), (name, parameters[name], before['state_dict'][name])
     assert equal(before['sparsity'], hook(bad).sparsity.state_dict())
     assert 'parse_losses' not in vars(good.model)
+
+
+def test_a_part_called_loss_hides_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(Spoils, 'part', 'loss_aux')
+    with pytest.raises(InvalidLossError, match=r'loss is nan at iteration 2 \(epoch 1, rank 0\): loss nan, loss_aux nan'):
+        start(tmp_path, 2, iters=3).train()
 
 
 @needs_torch('2.4')

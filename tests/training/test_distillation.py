@@ -154,12 +154,14 @@ def test_the_student_learns_and_the_teacher_does_not(teacher):
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
     assert not any(p.grad is not None or p.requires_grad for p in other.parameters()) and not other.training
     assert all(p.grad is not None for p in model.parameters())
-    assert set(losses) == {'loss', 'loss_nkd', 'loss_fd'}
+    assert set(losses) == {'loss_task', 'loss_nkd', 'loss_fd'}
+    total, logged = model.parse_losses(losses)
+    assert logged['loss'] == total == sum(losses.values())
     # by hand
     with torch.no_grad():
         own = model.head.loss(model.extract_feat(inputs['inputs']), inputs['data_samples'])['loss']
         logits = [one(inputs['inputs'], mode='tensor') for one in (model, other)]
-        assert losses['loss'] == .5 * own
+        assert losses['loss_task'] == .5 * own
         assert losses['loss_nkd'] == NKDLoss()(*logits, torch.tensor([3, 5]))
 
 
