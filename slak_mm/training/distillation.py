@@ -13,6 +13,12 @@ from ..errors import InputError
 from ..registry import MODELS
 
 
+def _check_classes(student: Tensor, teacher: Tensor) -> None:
+    if student.ndim != 2 or student.shape != teacher.shape:
+        raise InputError(f'The logits of the student are {tuple(student.shape)}, those of the teacher {tuple(teacher.shape)}; both '
+                         'must be (N, classes), of the same classes. For a teacher of other classes use slak_mm.FDLoss.')
+
+
 def _hidden_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """Without the logits of the labels (N, 1): (N, C - 1)."""
     return logits[torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels, False)].view(len(logits), -1)
@@ -34,7 +40,12 @@ class KDLoss(nn.Module):
         self.temperature, self.weight = temperature, weight
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Of logits (N, C) of student and teacher, and labels (N,), which it does not use."""
+        """Of logits (N, C) of student and teacher, and labels (N,), which it does not use.
+
+        Raises:
+            InputError: The classes differ in number.
+        """
+        _check_classes(student, teacher)
         softened = [(logits.float() / self.temperature).log_softmax(1) for logits in (student, teacher)]
         divergence = F.kl_div(softened[0], softened[1], reduction='batchmean', log_target=True)
         return self.weight * self.temperature**2 * divergence
@@ -60,7 +71,12 @@ class NKDLoss(nn.Module):
         self.temperature, self.gamma, self.weight = temperature, gamma, weight
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Of logits (N, C) of student and teacher, and labels (N,)."""
+        """Of logits (N, C) of student and teacher, and labels (N,).
+
+        Raises:
+            InputError: The classes differ in number.
+        """
+        _check_classes(student, teacher)
         student, teacher, labels = student.float(), teacher.float(), labels[:, None]
         of_label = -(teacher.softmax(1).gather(1, labels) * student.log_softmax(1).gather(1, labels)).mean()
         others = [_hidden_classes(logits, labels) / self.temperature for logits in (student, teacher)]
@@ -99,12 +115,13 @@ class FDLoss(nn.Module):
         Raises:
             InputError: Their channels differ after the projection, or they are no maps.
         """
-        projected = self.project(student)
-        if projected.ndim != 4 or teacher.ndim != 4 or projected.shape[1] != teacher.shape[1]:
+        channels = (student.shape[1], ) * 2 if isinstance(self.project, nn.Identity) else (self.project.in_channels,
+                                                                                          self.project.out_channels)
+        if student.ndim != 4 or teacher.ndim != 4 or channels != (student.shape[1], teacher.shape[1]):
             raise InputError(f'FDLoss: the student\'s {self.student} gives {tuple(student.shape)} and the teacher\'s {self.teacher} '
                              f'{tuple(teacher.shape)}; both must be (N, C, H, W). If their channels differ, set '
                              f'channels=({student.shape[1]}, {teacher.shape[1]}).')
-        teacher = teacher.float()
+        projected, teacher = self.project(student), teacher.float()
         if self.whiten:
             teacher = F.layer_norm(teacher, teacher.shape[1:])
         if projected.shape[2:] != teacher.shape[2:]:
@@ -215,7 +232,18 @@ class Distilled:
                     kept.module.init_weights()
             kept.module.eval()  # some models of the libraries return nothing
             kept.module.requires_grad_(False)
+            self._check_normalization(kept.module)
         return kept.module.to(device)
+
+    def _check_normalization(self, teacher: nn.Module) -> None:
+        mine, theirs = (getattr(model, 'data_preprocessor', None) for model in (self, teacher))
+        for name in ('mean', 'std'):
+            found = (getattr(preprocessor, name, None) for preprocessor in (theirs, mine))
+            wanted, given = (None if values is None else [round(value, 3) for value in values.flatten().tolist()] for values in found)
+            if wanted is not None and wanted != given:
+                raise InputError(f"The teacher's data_preprocessor has {name}={wanted}, the student's {given}. Both see the images as "
+                                 "the student's makes them: give it the teacher's numbers. To train with those of the student all "
+                                 'the same, leave data_preprocessor out of teacher.')
 
     def loss(self, inputs: Tensor, data_samples: List[Any], *args: Any, **kwargs: Any) -> Dict[str, Any]:
         """The losses of the student, times ``task_weight``, and those of distillation, of images (N, 3, H, W).

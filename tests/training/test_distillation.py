@@ -183,6 +183,29 @@ def test_what_does_not_fit_is_refused(teacher, change, message):
         build(distilled(teacher, **change))
 
 
+@pytest.mark.parametrize('change, message', [
+    (dict(student=dict(STUDENT, head=dict(STUDENT['head'], num_classes=10))),
+     r'logits of the student are \(2, 10\), those of the teacher \(2, 1000\).* use slak_mm.FDLoss'),
+    (dict(losses=[dict(type='slak_mm.FDLoss', student='backbone.stages.3', channels=(9, 12))]), r'set channels=\(8, 12\)'),
+    (dict(losses=[dict(type='slak_mm.FDLoss', student='backbone.stages.3')]), r'set channels=\(8, 12\)'),
+])
+def test_outputs_that_do_not_fit_are_refused(teacher, change, message):
+    model = build(distilled(teacher, **change))
+    with pytest.raises(InputError, match=message):
+        model(**batch(model), mode='loss')
+
+
+def test_a_teacher_of_other_pixels_is_refused(teacher):
+    def make(**numbers):
+        return build(distilled(dict(teacher, data_preprocessor=dict(mean=[127.] * 3, std=[60.] * 3)), data_preprocessor=numbers))
+
+    make(mean=[127.] * 3, std=[60.] * 3).init_weights()
+    with pytest.raises(InputError, match=r"teacher's data_preprocessor has std=\[60.0, 60.0, 60.0\], the student's \[58.0,.* leave"):
+        make(mean=[127.] * 3, std=[58.] * 3).init_weights()
+    with pytest.raises(InputError, match=r"has mean=\[127.0, 127.0, 127.0\], the student's None"):
+        make().init_weights()
+
+
 def test_an_unknown_part_is_refused(teacher):
     model = build(distilled(teacher, losses=[dict(type='slak_mm.FDLoss', student='backbone.stages.4')]))
     with pytest.raises(InputError, match=r"The student has no part 'backbone.stages.4'. It has: .*backbone.stages.3"):
