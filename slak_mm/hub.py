@@ -10,7 +10,7 @@ import torch
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, infer_config, load_file, select_state_dict
 from .checkpoints.safetensors import write_safetensors
@@ -19,6 +19,7 @@ from .errors import InputError, UserError
 from .models import SLaK
 from .models.build import build_model, quiet
 from .registry import LIBRARIES, enter_scope
+from .training import Distilled
 
 CONFIG, WEIGHTS, CARD = 'config.json', 'model.safetensors', 'README.md'
 # what the parts of a model are registered in
@@ -33,6 +34,8 @@ PLAIN = str, int, float, bool, type(None)
 def save_pretrained(model: nn.Module, folder: Union[str, Path], config: Union[None, str, Path, Config] = None,
                     metrics: Optional[Mapping[str, float]] = None, license: str = 'other', name: Optional[str] = None) -> Path:
     """Saves a model with its config and a model card; :func:`from_pretrained` builds it again, with equal weights.
+
+    Of a model with a teacher (:class:`slak_mm.Distilled`) the student is saved, as its own config has it.
 
     Args:
         model (nn.Module): A SLaK, or a whole classifier, segmentor or detector.
@@ -52,7 +55,7 @@ def save_pretrained(model: nn.Module, folder: Union[str, Path], config: Union[No
     """
     cfg = _describe(model, config)
     # weights that are shared, as of heads that are one, are written twice
-    weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    weights = {key: value.detach().clone() for key, value in _weights(model).items()}
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     meta = getattr(model, 'dataset_meta', None)
@@ -171,16 +174,24 @@ def _describe(model: Any, config: Union[None, str, Path, Config]) -> Dict[str, A
     if found is None:
         raise InputError(f'The config of this {type(model).__name__} is not known: give the one that it was built from, config=...')
     known = {name: found[name] for name in KEPT if found.get(name) is not None}
+    if isinstance(model, Distilled):
+        known['model'] = known['model'].get('student', known['model'])
     cfg = _plain(known, CONFIG)
     enter_scope(Config(cfg))
     with quiet():
         built = {name: value.shape for name, value in build_model(Config(cfg)).state_dict().items()}
-    own = {name: value.shape for name, value in model.state_dict().items()}
+    own = {name: value.shape for name, value in _weights(model).items()}
     wrong = [name for name in built.keys() | own.keys() if built.get(name) != own.get(name)]
     if wrong:
         raise InputError(f'The config is not that of the model: {len(wrong)} weights differ, as {sorted(wrong)[0]!r}, which is '
                          f'{own.get(sorted(wrong)[0])} in the model and {built.get(sorted(wrong)[0])} by the config.')
     return cfg
+
+
+def _weights(model: nn.Module) -> Dict[str, Tensor]:
+    """Those of a model; of a student, without those of the losses of its teacher."""
+    return {name: value for name, value in model.state_dict().items()
+            if not (isinstance(model, Distilled) and name.startswith('distillation.'))}
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -236,9 +247,10 @@ def _is_part(name: Any) -> bool:
 
 
 def _card(model: nn.Module, name: str, cfg: Mapping[str, Any], metrics: Mapping[str, float], license: str) -> str:
-    weights = [value for key, value in model.state_dict().items() if value.ndim > 1]
+    saved = _weights(model)
+    weights = [value for value in saved.values() if value.ndim > 1]
     density = sum(int(value.count_nonzero()) for value in weights) / max(1, sum(value.numel() for value in weights))
-    count = sum(value.numel() for value in model.parameters())
+    count = sum(value.numel() for key, value in model.named_parameters() if key in saved)
     table = ''.join(f'| {key} | {value} |\n' for key, value in metrics.items())
     results = f'\n| metric | value |\n|---|---|\n{table}' if metrics else '\nNone were given.\n'
     kind = cfg['model']['type']

@@ -60,6 +60,19 @@ def test_a_whole_model_comes_back(tmp_path, name):
     assert_equal(model, slak_mm.from_pretrained(slak_mm.save_pretrained(again, tmp_path / 'again')))
 
 
+def test_of_a_student_with_a_teacher_the_student_is_saved(tmp_path):
+    cfg, plain = whole('slak_t_300e_in1k')
+    teacher = dict(cfg.model, init_cfg=dict(type='Pretrained', checkpoint='none.pth'))
+    losses = [dict(type='slak_mm.NKDLoss'), dict(type='slak_mm.FDLoss', student='backbone.stages.3', channels=(26, 26))]
+    distilled = Config(dict(cfg, model=dict(type='slak_mm.DistilledClassifier', student=cfg.model, teacher=teacher, losses=losses)))
+    model = randomize(build_model(distilled))
+    again = slak_mm.from_pretrained(slak_mm.save_pretrained(model, tmp_path, distilled))
+    assert type(again) is type(plain) and again.state_dict().keys() == plain.state_dict().keys()
+    assert f'{sum(p.numel() for p in plain.parameters()):,} parameters' in (tmp_path / 'README.md').read_text()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(x, mode='tensor'), model(x, mode='tensor'))
+
+
 def test_density_in_the_card(tmp_path):
     model = randomize(slak_mm.SLaK(ARCH, norm_cfg=dict(type='BN')))
     for p in model.parameters():
