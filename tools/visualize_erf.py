@@ -20,6 +20,7 @@ from slak_mm.analysis.erf_models import (  # noqa: E402
     from_checkpoint,
     from_config,
     image_channels,
+    labels,
     measure,
     noise,
     photographs,
@@ -60,10 +61,11 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.checkpoint:
-        builders = {f'{Path(config).stem}, {Path(checkpoint).name}': lambda config=config, checkpoint=checkpoint:
-                    from_checkpoint(config, checkpoint) for config, checkpoint in zip(args.configs, args.checkpoint)}
+        builders = {name: lambda pair=pair: from_checkpoint(*pair)
+                    for name, *pair in zip(labels(args.configs, args.checkpoint), args.configs, args.checkpoint)}
     elif args.configs:
-        builders = {Path(config).stem: lambda config=config: from_config(config, args.seed) for config in args.configs}
+        builders = {name: lambda config=config: from_config(config, args.seed)
+                    for name, config in zip(labels(args.configs), args.configs)}
     else:
         builders = {name: lambda build=build: randomize(build, args.seed) for name, build in COMPARISON.items()}
     maps = {}

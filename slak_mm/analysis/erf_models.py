@@ -1,6 +1,6 @@
 """The backbones whose receptive fields are compared, and the images that they are shown."""
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, List, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,25 @@ COMPARISON = {
     'ConvNeXt-T (RepLKNet), 31-29-27-13': lambda: slak(large_kernel='reparam', kernel_sizes=(31, 29, 27, 13), width_factor=1.),
     'SLaK-T, 51-49-47-13': slak,
 }
+
+
+def labels(*files: Sequence[str]) -> List[str]:
+    """What models are called in tables and pictures: by their config and, if there is one, their checkpoint.
+
+    Args:
+        files (Sequence[str]): Paths of configs and, as many, of checkpoints.
+
+    Returns:
+        list[str]: All different: with as many of the folders as that takes, and a number behind what is given twice.
+    """
+    configs = [Path(path).with_suffix('') for path in files[0]]
+    pairs = [*zip(configs, *(map(Path, paths) for paths in files[1:]))]
+    found: List[str] = []
+    for count in range(1, 1 + max(len(path.parts) for pair in pairs for path in pair)):
+        found = [', '.join('/'.join(path.parts[-count:]) for path in pair) for pair in pairs]
+        if len(set(found)) == len(set(pairs)):
+            break
+    return [f'{name} ({found[:i].count(name) + 1})' if name in found[:i] else name for i, name in enumerate(found)]
 
 
 def randomize(build: Callable[[], Any], seed: int) -> nn.Module:

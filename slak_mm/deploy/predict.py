@@ -2,6 +2,7 @@
 import copy
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -83,11 +84,32 @@ def find_images(path: Path, load: Loader) -> List[str]:
         load(str(path))
         return [str(path)]
     images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
+    deeper = sum(1 for _ in scandir(path, SUFFIXES, recursive=True, case_sensitive=False)) - len(images) if path.is_dir() else 0
+    inside = f'{deeper} images are in folders inside {path}: give these folders one by one.'
     if not images:
-        raise DataError(f'{path} is neither an image nor a folder with images ({", ".join(suffix[1:] for suffix in SUFFIXES)}).')
+        raise DataError(f'{path} is neither an image nor a folder with images ({", ".join(suffix[1:] for suffix in SUFFIXES)}).'
+                        + (f' {inside}' if deeper else ''))
+    if deeper:
+        print_log(f'{inside} They are left out.', 'current', logging.WARNING)
     for image in images:
         load(str(path / image))
     return [str(path / image) for image in images]
+
+
+def picture_names(images: List[str]) -> List[str]:
+    """A name for what is written of each image: its own, without the suffix; with it, where another image has the same name.
+
+    Returns:
+        list[str]: As many, all different, also where case does not count: ``['a', 'b_jpg', 'b_png']``.
+    """
+    stems = Counter(Path(image).stem.lower() for image in images)
+    names: Dict[str, str] = {}
+    for path in map(Path, images):
+        name = path.stem if stems[path.stem.lower()] == 1 else path.name.replace('.', '_')
+        while name.lower() in names:
+            name += '_'
+        names[name.lower()] = name
+    return [*names.values()]
 
 
 def build_inferencer(cfg: Config, checkpoint: str, device: Optional[str] = None, amp: bool = False) -> Any:
@@ -209,33 +231,33 @@ def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loa
     Returns:
         list[dict]: Of a classifier, ``pred_label``, ``pred_score`` and, if it is known, ``pred_class`` of each; of others nothing.
     """
+    names = picture_names(images)
     if library_of(cfg) == 'mmpretrain':
-        return [_classify(inferencer, image, out, load) for image in images]
+        return [_classify(inferencer, image, str(Path(out, f'{name}.png')), load) for image, name in zip(images, names)]
     visualizer = inferencer.visualizer
     if library_of(cfg) == 'mmseg':
         visualizer.set_dataset_meta(**inferencer.model.dataset_meta)
         visualizer.alpha = .8
-    for image in images:
+    for image, name in zip(images, names):
         sample = inferencer.forward(pseudo_collate([inferencer.pipeline(image)]))[0]
-        path = Path(out, 'vis', Path(image).name)
         options = {} if library_of(cfg) == 'mmseg' else dict(pred_score_thr=score_thr)
-        suffix = path.suffix if path.suffix.lower() in SUFFIXES[:4] else '.png'
+        suffix = Path(image).suffix if Path(image).suffix.lower() in SUFFIXES[:4] else '.png'
         pixels = load(image)
         step = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / MOST_PIXELS))
-        visualizer.add_datasample(path.name, as_picture(pixels[::step, ::step]), reduced(sample, step), draw_gt=False,
-                                  out_file=str(path.with_suffix(suffix)), **options)
+        visualizer.add_datasample(name, as_picture(pixels[::step, ::step]), reduced(sample, step), draw_gt=False,
+                                  out_file=str(Path(out, 'vis', f'{name}{suffix}')), **options)
         if 'pred_sem_seg' in sample:
-            mmcv.imwrite(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8), str(Path(out, 'pred', f'{path.stem}_pred.png')))
+            mmcv.imwrite(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8), str(Path(out, 'pred', f'{name}_pred.png')))
     return []
 
 
-def _classify(inferencer: Any, image: str, out: str, load: Loader) -> Dict[str, Any]:
+def _classify(inferencer: Any, image: str, out_file: str, load: Loader) -> Dict[str, Any]:
     from mmpretrain.visualization import UniversalVisualizer
     pixels = load(image)
     sample = inferencer.forward(next(iter(inferencer.preprocess([pixels]))))[0]
     inferencer.visualizer = inferencer.visualizer or UniversalVisualizer()
     inferencer.visualizer.visualize_cls(as_picture(pixels), sample, classes=inferencer.classes, draw_gt=False,
-                                        name=Path(image).name, out_file=str(Path(out, f'{Path(image).stem}.png')))
+                                        name=Path(image).name, out_file=out_file)
     return inferencer.postprocess([sample], None)[0]
 
 

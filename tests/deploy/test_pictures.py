@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import make
+from hypothesis import given
+from hypothesis import strategies as st
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData, PixelData
@@ -10,7 +12,8 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from slak_mm.checks import DataError
-from slak_mm.deploy.predict import as_picture, find_images, image_loader, reduced
+from slak_mm.deploy import predict
+from slak_mm.deploy.predict import as_picture, find_images, image_loader, picture_names, reduced
 
 
 def test_images_are_read_as_the_pipeline_does(tmp_path):
@@ -28,6 +31,31 @@ def test_images_are_read_as_the_pipeline_does(tmp_path):
     (tmp_path / 'b.tif').write_bytes(b'no image')
     with pytest.raises(DataError, match='b.tif cannot be read as an image'):
         find_images(tmp_path, image_loader(cfg))
+
+
+def test_images_in_deeper_folders_are_named(tmp_path, monkeypatch):
+    cfg = make('seg', tmp_path / 'data')
+    for name in ('a/b/1.png', 'a/2.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 4)).save(tmp_path / name)
+    said = []
+    monkeypatch.setattr(predict, 'print_log', lambda message, *args: said.append(message))
+    assert find_images(tmp_path / 'a', image_loader(cfg)) == [str(tmp_path / 'a/2.png')]
+    assert len(said) == 1 and '1 images are in folders inside' in said[0] and 'left out' in said[0]
+    (tmp_path / 'a/2.png').unlink()
+    with pytest.raises(DataError, match='1 images are in folders inside .*a: give these folders one by one'):
+        find_images(tmp_path / 'a', image_loader(cfg))
+
+
+@given(st.lists(st.from_regex(r'[aAb]{1,2}(_jpg)?_{0,2}\.(jpg|png)', fullmatch=True), unique_by=str.lower))
+def test_no_picture_takes_the_place_of_another(images):
+    names = picture_names([f'folder/{image}' for image in images])
+    assert len(names) == len(images) == len({name.lower() for name in names})
+    assert all(name.startswith(image.rpartition('.')[0]) for name, image in zip(names, images))
+
+
+def test_names_of_pictures():
+    assert picture_names(['x/a.jpg', 'x/b.jpg', 'x/b.png']) == ['a', 'b_jpg', 'b_png']
 
 
 @pytest.mark.parametrize('shape', [(4, 8), (4, 8, 1), (4, 8, 3), (4, 8, 5)])

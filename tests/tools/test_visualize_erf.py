@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from slak_mm.analysis.erf_models import from_config
+from slak_mm.analysis.erf_models import from_config, labels
 
 SMALL = ('--size', '64', '--num-images', '2')
 
@@ -64,6 +64,23 @@ def test_checkpoint_and_photographs(erf, config, tmp_path):
     erf(config, '--checkpoint', tmp_path / 'a.pth', '--images', tmp_path / 'images', '--out', tmp_path / 'out', *SMALL)
     written = json.loads((tmp_path / 'out/erf.json').read_text())
     assert [*written['models']] == ['micro, a.pth'] and written['settings']['num_images'] == 1
+
+
+def test_models_of_one_name_are_all_there(erf, config, tmp_path):
+    (tmp_path / 'b').mkdir()
+    other = tmp_path / 'b' / config.name
+    other.write_text(config.read_text())
+    erf(config, other, '--out', tmp_path / 'out', *SMALL)
+    names = [f'{tmp_path.name}/micro', 'b/micro']
+    assert [*json.loads((tmp_path / 'out/erf.json').read_text())['models']] == names
+    assert [*np.load(tmp_path / 'out/erf.npz')] == names
+
+
+def test_labels():
+    assert labels(['x/a.py', 'x/b.py']) == ['a', 'b']
+    assert labels(['x/a.py', 'x/a.py'], ['x/1.pth', 'y/2.pth']) == ['a, 1.pth', 'a, 2.pth']
+    assert labels(['x/a.py', 'y/a.py'], ['x/1.pth', 'y/1.pth']) == ['x/a, x/1.pth', 'y/a, y/1.pth']
+    assert labels(['x/a.py', 'x/a.py']) == ['a', 'a (2)']
 
 
 @pytest.mark.parametrize('args, message', [
