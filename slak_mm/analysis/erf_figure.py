@@ -1,4 +1,5 @@
 """Pictures and tables of effective receptive fields. Needs matplotlib."""
+import textwrap
 from pathlib import Path
 from typing import Dict
 
@@ -9,6 +10,7 @@ from matplotlib.colors import LogNorm
 from .erf import area_ratio, rescaled
 
 DECADES = 3
+TITLE = 40  # letters in a line
 
 
 def draw(maps: Dict[str, np.ndarray], path: Path) -> None:
@@ -25,7 +27,7 @@ def draw(maps: Dict[str, np.ndarray], path: Path) -> None:
             axis.add_patch(plt.Rectangle(corner, side, side, fill=False, edgecolor='cyan', linewidth=1))
             axis.set_xticks([])
             axis.set_yticks([])
-        top.set_title(f'{name}\nhalf of it in {ratio:.1%} of the area', fontsize=9)
+        top.set_title(f'{textwrap.fill(name, TITLE)}\nhalf of it in {ratio:.1%} of the area', fontsize=9)
     figure.colorbar(linear, ax=axes[0], label='contribution, log10(score + 1), rescaled', shrink=.8)
     figure.colorbar(decades, ax=axes[1], label='the same in decades', shrink=.8)
     figure.savefig(path, dpi=100)

@@ -51,9 +51,11 @@ def labels(*files: Sequence[str]) -> List[str]:
     """
     configs = [Path(path).with_suffix('') for path in files[0]]
     pairs = [*zip(configs, *(map(Path, paths) for paths in files[1:]))]
+    deepest = max(len(path.parts) for pair in pairs for path in pair)
     found: List[str] = []
-    for count in range(1, 1 + max(len(path.parts) for pair in pairs for path in pair)):
-        found = [', '.join('/'.join(path.parts[-count:]) for path in pair) for pair in pairs]
+    # folders of the configs are tried first
+    for counts in [(count, 1) for count in range(1, deepest + 1)] + [(count, count) for count in range(2, deepest + 1)]:
+        found = [', '.join('/'.join(path.parts[-count:]) for path, count in zip(pair, counts)) for pair in pairs]
         if len(set(found)) == len(set(pairs)):
             break
     return [f'{name} ({found[:i].count(name) + 1})' if name in found[:i] else name for i, name in enumerate(found)]

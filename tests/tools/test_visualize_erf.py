@@ -79,7 +79,8 @@ def test_models_of_one_name_are_all_there(erf, config, tmp_path):
 def test_labels():
     assert labels(['x/a.py', 'x/b.py']) == ['a', 'b']
     assert labels(['x/a.py', 'x/a.py'], ['x/1.pth', 'y/2.pth']) == ['a, 1.pth', 'a, 2.pth']
-    assert labels(['x/a.py', 'y/a.py'], ['x/1.pth', 'y/1.pth']) == ['x/a, x/1.pth', 'y/a, y/1.pth']
+    assert labels(['x/a.py', 'y/a.py'], ['x/1.pth', 'y/1.pth']) == ['x/a, 1.pth', 'y/a, 1.pth']
+    assert labels(['x/a.py', 'x/a.py'], ['x/1.pth', 'y/1.pth']) == ['x/a, x/1.pth', 'x/a, y/1.pth']
     assert labels(['x/a.py', 'x/a.py']) == ['a', 'a (2)']
 
 
