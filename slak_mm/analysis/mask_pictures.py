@@ -55,14 +55,14 @@ def read_masks(state: dict) -> Dict[str, np.ndarray]:
 
 
 def read_run(paths: Sequence[Path]) -> List[Snapshot]:
-    """Reads checkpoints, or those in a work-dir, in the order of training; of several at one step, one.
+    """Reads checkpoints, or those in a work-dir, in the order of training; of several at one step, which are equal, one.
 
     Args:
         paths (Sequence[Path]): One folder, or files. Files of the folder that hold no masks are passed over.
 
     Raises:
         FileNotFoundError: No such file.
-        CheckpointError: A file that holds no masks, a folder without any that does, or checkpoints of different models.
+        CheckpointError: A file that holds no masks, a folder without any that does, or checkpoints of different models or runs.
     """
     snapshots = []
     for path in map(Path, paths):
@@ -77,12 +77,18 @@ def read_run(paths: Sequence[Path]) -> List[Snapshot]:
                 faults.append(str(error))
         if not snapshots:
             raise CheckpointError(f'{path} has no checkpoint with masks. ' + (faults[0] if faults else 'It has no *.pth at all.'))
-    snapshots = sorted({snapshot.step: snapshot for snapshot in snapshots}.values(), key=lambda snapshot: snapshot.step)
+    snapshots.sort(key=lambda snapshot: snapshot.step)
     shapes = [{name: layer.shape for name, layer in snapshot.layers.items()} for snapshot in snapshots]
     for snapshot, shape in zip(snapshots, shapes):
         if shape != shapes[0]:
             raise CheckpointError(f'{snapshot.path} and {snapshots[0].path} hold masks of different models.')
-    return snapshots
+    by_step: Dict[int, Snapshot] = {}
+    for snapshot in snapshots:
+        other = by_step.setdefault(snapshot.step, snapshot)
+        if any((layer != other.layers[name]).any() for name, layer in snapshot.layers.items()):
+            raise CheckpointError(f'{snapshot.path} and {other.path} hold different masks of step {snapshot.step}: give the checkpoints '
+                                  'of one run.')
+    return [*by_step.values()]
 
 
 def is_depthwise(layer: np.ndarray) -> bool:

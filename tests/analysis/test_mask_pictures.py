@@ -117,6 +117,12 @@ def test_errors(run, tmp_path_factory):
     save(empty / 'other.pth', 11, other)
     with pytest.raises(CheckpointError, match='different models'):
         read_run([run, empty / 'other.pth'])
+    (empty / 'iter_9.pth').write_bytes((run / 'iter_10.pth').read_bytes())
+    checkpoint = torch.load(empty / 'iter_9.pth', weights_only=True)
+    checkpoint['sparsity']['steps'] = 9
+    torch.save(checkpoint, empty / 'iter_9.pth')
+    with pytest.raises(CheckpointError, match='different masks of step 9: give the checkpoints of one run'):
+        read_run([run, empty / 'iter_9.pth'])
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path):
