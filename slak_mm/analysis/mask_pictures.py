@@ -86,8 +86,8 @@ def read_run(paths: Sequence[Path]) -> List[Snapshot]:
     for snapshot in snapshots:
         other = by_step.setdefault(snapshot.step, snapshot)
         if any((layer != other.layers[name]).any() for name, layer in snapshot.layers.items()):
-            raise CheckpointError(f'{snapshot.path} and {other.path} hold different masks of step {snapshot.step}: give the checkpoints '
-                                  'of one run.')
+            raise CheckpointError(f'{snapshot.path} and {other.path} hold different masks of step {snapshot.step}: give the '
+                                  'checkpoints of one run.')
     return [*by_step.values()]
 
 
