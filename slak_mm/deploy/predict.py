@@ -85,7 +85,7 @@ def find_images(path: Path, load: Loader) -> List[str]:
         return [str(path)]
     images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
     deeper = sum(1 for _ in scandir(path, SUFFIXES, recursive=True, case_sensitive=False)) - len(images) if path.is_dir() else 0
-    inside = f'{deeper} images are in folders inside {path}: give these folders one by one.'
+    inside = f'{path} has folders with images inside ({deeper}): give these folders one by one.'
     if not images:
         raise DataError(f'{path} is neither an image nor a folder with images ({", ".join(suffix[1:] for suffix in SUFFIXES)}).'
                         + (f' {inside}' if deeper else ''))
