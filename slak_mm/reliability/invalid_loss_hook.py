@@ -45,8 +45,8 @@ class CheckInvalidLossHook(Hook):
         def parse_and_check(losses):
             loss, log_vars = parse_losses(losses)
             # a part that is called 'loss', as in mmpretrain, hides the sum in log_vars
-            losses_by_name = {name: value for name, value in [*log_vars.items(), ('loss', loss)] if 'loss' in name}
-            self._check(runner, {name: float(torch.as_tensor(value).detach()) for name, value in losses_by_name.items()})
+            summed = {**log_vars, 'loss': loss}
+            self._check(runner, {name: float(torch.as_tensor(value).detach()) for name, value in summed.items() if 'loss' in name})
             return loss, log_vars
 
         model.parse_losses = parse_and_check

@@ -105,7 +105,7 @@ class FDLoss(nn.Module):
     def __init__(self, student: str, teacher: Optional[str] = None, channels: Optional[Sequence[int]] = None, whiten: bool = True,
                  beta: float = 2., weight: float = 1.):
         super().__init__()
-        self.student, self.teacher = student, teacher or student
+        self.student, self.teacher, self.channels = student, teacher or student, channels and tuple(channels)
         self.project = nn.Identity() if channels is None else nn.Conv2d(channels[0], channels[1], 1)
         self.whiten, self.beta, self.weight = whiten, beta, weight
 
@@ -115,8 +115,7 @@ class FDLoss(nn.Module):
         Raises:
             InputError: Their channels differ after the projection, or they are no maps.
         """
-        channels = (student.shape[1], ) * 2 if isinstance(self.project, nn.Identity) else (self.project.in_channels,
-                                                                                          self.project.out_channels)
+        channels = self.channels or (student.shape[1], ) * 2
         if student.ndim != 4 or teacher.ndim != 4 or channels != (student.shape[1], teacher.shape[1]):
             raise InputError(f'FDLoss: the student\'s {self.student} gives {tuple(student.shape)} and the teacher\'s {self.teacher} '
                              f'{tuple(teacher.shape)}; both must be (N, C, H, W). If their channels differ, set '
