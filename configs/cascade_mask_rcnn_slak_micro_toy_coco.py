@@ -9,12 +9,11 @@ _base_ = [
 data_root = _base_.toy_root
 classes = _base_.toy_classes
 epochs = 16
-width = 48
+width = _base_.toy_width
 
 model = dict(
+    _base_.toy_rcnn,
     backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0.),
-    neck=dict(in_channels=_base_.toy_widths, out_channels=width),
-    rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
         bbox_head=[
@@ -24,10 +23,8 @@ model = dict(
         mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=width),
         mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=len(classes))),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=[dict(stage, sampler=dict(stage.sampler, num=16)) for stage in _base_.model.train_cfg.rcnn]),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)))
+        _base_.toy_rcnn.train_cfg,
+        rcnn=[dict(stage, sampler=dict(stage.sampler, num=16)) for stage in _base_.model.train_cfg.rcnn]))
 
 train_pipeline = _base_.toy_train_dataloader.dataset.pipeline
 test_pipeline = _base_.toy_val_dataloader.dataset.pipeline

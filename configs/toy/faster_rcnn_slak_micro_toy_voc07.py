@@ -1,21 +1,18 @@
 # Faster R-CNN on the toy data in VOC2007's layout, from scratch, as Cascade Mask R-CNN is in the demo.
 _base_ = ['../faster_rcnn_slak_t_36e_voc07.py', '../_base_/datasets/toy_coco.py']
 data_root = 'data/toy_voc07/'
-width = 48
+width = _base_.toy_width
 
 model = dict(
+    _base_.toy_rcnn,
     backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0.),
-    neck=dict(in_channels=_base_.toy_widths, out_channels=width),
-    rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
         bbox_head=dict(in_channels=width, fc_out_channels=128)),
-    train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=16))),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)))
+    train_cfg=dict(_base_.toy_rcnn.train_cfg, rcnn=dict(sampler=dict(num=16))))
 
 pretrained = None
-resize = dict(type='Resize', scale=(160, 128), keep_ratio=True)
+resize = dict(type='Resize', scale=_base_.toy_scale, keep_ratio=True)
 train_pipeline = [resize if step.type == 'RandomChoice' else step for step in _base_.train_pipeline]
 test_pipeline = [resize if step.type == 'Resize' else step for step in _base_.test_pipeline]
 train_dataloader = dict(

@@ -1,19 +1,16 @@
 # Mask R-CNN on the toy data, from scratch, as Cascade Mask R-CNN is in the demo.
 _base_ = ['../mask_rcnn_slak_t_1x_coco.py', '../_base_/datasets/toy_coco.py']
-width = 48
+width = _base_.toy_width
 
 model = dict(
+    _base_.toy_rcnn,
     backbone=dict(arch=dict(_delete_=True, **_base_.toy_arch), drop_path_rate=0.),
-    neck=dict(in_channels=_base_.toy_widths, out_channels=width),
-    rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
         bbox_head=dict(in_channels=width, fc_out_channels=128, num_classes=len(_base_.toy_classes)),
         mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=1), out_channels=width),
         mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=len(_base_.toy_classes))),
-    train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=16))),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)))
+    train_cfg=dict(_base_.toy_rcnn.train_cfg, rcnn=dict(sampler=dict(num=16))))
 
 pretrained = None
 train_dataloader = dict(_delete_=True, **_base_.toy_train_dataloader)

@@ -1,9 +1,16 @@
-# The toy data of tools/make_toy_data.py in COCO's layout, and a backbone of its size. The names are its own, so that it can stand
-# beside a config that has data already: `train_dataloader = dict(_delete_=True, **_base_.toy_train_dataloader)`.
+# The toy data of tools/make_toy_data.py in COCO's layout, and a backbone, FPN and RPN of its size. The names are its own, so that
+# it can stand beside a config that has data already: `train_dataloader = dict(_delete_=True, **_base_.toy_train_dataloader)`.
 toy_root = 'data/toy_coco/'
 toy_classes = ('person', 'bicycle', 'car', 'airplane', 'bus', 'boat', 'bottle', 'chair', 'couch', 'tv')
 toy_arch = dict(depths=(1, 1, 2, 1), channels=(16, 32, 64, 128))
 toy_widths = [20, 41, 83, 166]
+toy_width = 48
+toy_rcnn = dict(
+    neck=dict(in_channels=toy_widths, out_channels=toy_width),
+    rpn_head=dict(in_channels=toy_width, feat_channels=toy_width, anchor_generator=dict(scales=[4])),
+    train_cfg=dict(rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=200, max_per_img=100)),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)))
+toy_scale = (160, 128)
 
 toy_train_dataloader = dict(
     batch_size=8,
@@ -20,7 +27,7 @@ toy_train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-            dict(type='Resize', scale=(160, 128), keep_ratio=True),
+            dict(type='Resize', scale=toy_scale, keep_ratio=True),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackDetInputs'),
         ]))
@@ -38,7 +45,7 @@ toy_val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(160, 128), keep_ratio=True),
+            dict(type='Resize', scale=toy_scale, keep_ratio=True),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
             dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
         ]))
