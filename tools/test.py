@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from slak_mm.checkpoints import named, source
 from slak_mm.checks import Setup, refusing
 from slak_mm.deploy.description import is_exported
-from slak_mm.deploy.evaluation import PrepareModelHook, ShowAsReadHook, remove_ema, set_show_dir, set_tta
+from slak_mm.deploy.evaluation import PrepareModelHook, ShowDirHook, remove_ema, set_show_dir, set_tta
 from slak_mm.deploy.exported import exported_cfg
 from slak_mm.errors import InputError
 from slak_mm.registry import enter_scope, is_a
@@ -66,7 +66,7 @@ def main(argv=None):
             runner.register_hook(PrepareModelHook(args.deploy, args.amp))
         runner.register_hook(setup)
         if args.show_dir:
-            runner.register_hook(ShowAsReadHook())
+            runner.register_hook(ShowDirHook())
         if args.out:
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         runner.test()

@@ -1,8 +1,13 @@
 """A config and a Runner made for testing a checkpoint. The functions that set something change the config that they are given."""
 import os
+import os.path as osp
+import sys
+from collections import Counter
+from contextlib import ExitStack
 from copy import copy
 from functools import partial
-from typing import Any, Optional
+from types import SimpleNamespace
+from typing import Any, Dict, Optional, Sequence
 from unittest import mock
 
 import mmcv
@@ -10,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook, Hook
 
 from ..checkpoints import check_fits
+from ..checks.split import unwrap_dataset
 from ..errors import InputError
 from ..models.precision import autocast_forward
 from ..models.wrappers import unwrap
@@ -21,6 +27,7 @@ TTA_MODELS = dict(
     # registered in mmengine's registry, not in mmdet's
     mmdet=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     mmseg=dict(type='mmseg.SegTTAModel'))
+SHOWING = ('SegVisualizationHook', 'DetVisualizationHook', 'VisualizationHook')
 FLIPS = dict(mmdet='mmdet.RandomFlip', mmseg='mmseg.RandomFlip')  # mmpretrain's is mmcv's
 
 
@@ -46,26 +53,46 @@ class PrepareModelHook(Hook):
             autocast_forward(unwrap(runner.model))
 
 
-class ShowAsReadHook(Hook):
-    """Has the libraries' visualization hooks read a photo in the orientation in which the test pipeline reads it.
+class ShowDirHook(Hook):
+    """What the libraries' visualization hooks need to paint the pictures of ``--show-dir``, while a test runs.
 
     They call ``mmcv.imfrombytes`` without saying how. Where the pipeline ignores EXIF's orientation, predictions lie on the pixels as
-    they are stored, and the hooks would paint them over the turned photo, or fail.
+    they are stored, and the hooks would paint them over the turned photo, or fail. And they name a picture by its file name alone,
+    so that of images of one name in several folders only the last picture would be left: see :func:`shown_names`.
     """
 
     def before_test(self, runner) -> None:
-        dataset = runner.test_dataloader.dataset
-        while not hasattr(dataset, 'pipeline') and hasattr(dataset, 'dataset'):
-            dataset = dataset.dataset
-        steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-        flags = [flag for flag in (getattr(step, 'color_type', '') for step in steps) if str(flag).endswith('ignore_orientation')]
-        self._patch = mock.patch.object(mmcv, 'imfrombytes', partial(mmcv.imfrombytes, flag=flags[0])) if flags else None
-        if self._patch:
-            self._patch.start()
+        datasets = [each for each in unwrap_dataset(runner.test_dataloader.dataset) if hasattr(each, 'get_data_info')]
+        steps = [step for dataset in datasets for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ())]
+        flags = [step.color_type for step in steps if str(getattr(step, 'color_type', '')).endswith('ignore_orientation')]
+        infos = [dataset.get_data_info(i) for dataset in datasets for i in range(len(dataset))]
+        names = shown_names([str(info['img_path']) for info in infos if isinstance(info, dict) and 'img_path' in info])
+        own = SimpleNamespace(**{**vars(osp), 'basename': lambda path: names.get(str(path)) or osp.basename(path)})
+        self._patches = ExitStack()
+        if flags:
+            self._patches.enter_context(mock.patch.object(mmcv, 'imfrombytes', partial(mmcv.imfrombytes, flag=flags[0])))
+        for module in {sys.modules[kind.__module__] for hook in runner.hooks for kind in type(hook).__mro__
+                       if kind.__name__ in SHOWING}:
+            self._patches.enter_context(mock.patch.object(module, 'osp', own))
 
     def after_test(self, runner) -> None:
-        if self._patch:
-            self._patch.stop()
+        self._patches.close()
+
+
+def shown_names(paths: Sequence[str]) -> Dict[str, str]:
+    """Names for pictures of images: the file names; of those that several have, with the folders in which their paths differ.
+
+    Args:
+        paths (Sequence[str]): Of the images.
+
+    Returns:
+        dict[str, str]: By path, as ``{'data/a/0.jpg': 'a_0.jpg', 'data/b/0.jpg': 'b_0.jpg', 'data/b/1.jpg': '1.jpg'}``.
+    """
+    counts = Counter(osp.basename(path) for path in set(paths))
+    several = {path: path.replace(os.sep, '/') for path in paths if counts[osp.basename(path)] > 1}
+    common = osp.commonprefix([*several.values()]).rpartition('/')[0]
+    return {path: several[path][len(common):].strip('/').replace('/', '_') if path in several else osp.basename(path)
+            for path in paths}
 
 
 def set_show_dir(cfg: Config, show_dir: str) -> None:

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from data_helpers import TRAIN_JSON, edit, make, repaint
 from hostile_helpers import run_tool
 from mmcv.transforms import BaseTransform
@@ -10,6 +11,9 @@ from mmengine import Config
 from mmengine.runner import Runner
 from mmseg.registry import TRANSFORMS
 from PIL import Image
+
+from slak_mm.deploy.evaluation import shown_names
+from slak_mm.models.build import build_model
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
@@ -164,3 +168,49 @@ def test_what_stock_tools_train_on(config, tmp_path):
         run_tool('predict', image, path, checkpoint, '--out', tmp_path / 'out', '--device', 'cpu')
         picture, = (tmp_path / 'out/vis').iterdir()
         assert Image.open(picture).size == (80, 64)
+
+
+SAME_NAMES = {
+    'seg': ('images', 'annotations'),
+    'cls': ('val', ),
+    'coco': ('val2017', ),
+}
+
+
+def same_names(task, cfg, root):
+    """Has the two test images in two folders, called the same."""
+    for kind in SAME_NAMES[task]:
+        folder = root / kind
+        for i, path in enumerate(sorted(path for path in folder.rglob('*.*') if task != 'seg' or 'validation' in str(path))):
+            target = (folder if task != 'seg' else folder / 'validation') / f'part{i}/x{path.suffix}'
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+    if task == 'coco':
+        edit(root / 'annotations/instances_val2017.json', lambda content: [
+            image.update(file_name=f'part{i}/x.jpg') for i, image in enumerate(content['images'])])
+    if task == 'cls':
+        kept = {key: cfg.test_dataloader.dataset[key] for key in ('data_root', 'pipeline')}
+        (root / 'val.txt').write_text('part0/x.JPEG 0\npart1/x.JPEG 1\n')
+        cfg.test_dataloader.dataset = dict(kept, type='CustomDataset', data_prefix='val', ann_file='val.txt')
+
+
+@pytest.mark.parametrize('task', SAME_NAMES)
+def test_pictures_of_images_of_one_name(tmp_path, task):
+    root = tmp_path / 'data'
+    cfg = make(task, root)
+    same_names(task, cfg, root)
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'weights.pth')
+    folders = ['--work-dir', tmp_path / 'test', '--show-dir', tmp_path / 'shown']
+    run_tool('test', tmp_path / 'config.py', tmp_path / 'weights.pth', *folders)
+    names = sorted(path.name for path in (tmp_path / 'shown').rglob('*.*g'))
+    assert len(names) == 2 and all(f'part{i}_x' in name for i, name in enumerate(names))
+
+
+def test_names_of_pictures():
+    paths = ['data/a/0.jpg', 'data/b/0.jpg', 'data/b/1.jpg']
+    assert shown_names(paths) == dict(zip(paths, ('a_0.jpg', 'b_0.jpg', '1.jpg')))
+    assert [*shown_names(['x/class_1/0.jpg', 'x/class_2/0.jpg']).values()] == ['class_1_0.jpg', 'class_2_0.jpg']
+    assert shown_names(['x/0.jpg', 'x/b/0.jpg']) == {'x/0.jpg': '0.jpg', 'x/b/0.jpg': 'b_0.jpg'}
+    assert shown_names([]) == {}
