@@ -2,10 +2,10 @@
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from .execute import trained
 from .photos import CHANNELS, CONFIG, DENSE, FOLDS, METRIC, folds_of
 from .photos import STUDY as PRETRAINING
 from .plan import DEPTHS, Run
-from .transfer import trained
 
 STUDY = 'distillation'
 ALONE = 'ConvNeXt alone'

@@ -16,7 +16,7 @@ from mmengine.fileio import load
 from mmengine.runner import load_checkpoint
 
 from ...checkpoints import load_file, select_state_dict
-from ...errors import UserError
+from ...errors import InputError, UserError
 from ...models.build import build_model, quiet
 from ...registry import enter_scope
 from ...toy.demo import Progress, run_logged
@@ -75,6 +75,24 @@ def unpack(packed: str) -> List[bool]:
 def run_folder(work_dir: Path, study: str, variant: str, seed: int) -> Path:
     """Where a run keeps its config, log and checkpoints."""
     return work_dir / study / f'{"".join(c if c.isalnum() else "_" for c in variant)}_{seed}'
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run was trained to its end: its test has begun. An interrupted one has checkpoints, too."""
+    return (folder / 'test').exists()
+
+
+def trained(work_dir: Path, study: str, variant: str, seed: int) -> str:
+    """The checkpoint of a run that has ended.
+
+    Raises:
+        InputError: It has not.
+    """
+    folder = run_folder(work_dir, study, variant, seed)
+    if not has_ended(folder):
+        raise InputError(f'{variant!r}, fold {seed}, is not trained in {work_dir}, or not to its end: run "study.py run {study}" '
+                         'first, with the same --work-dir.')
+    return (folder / 'last_checkpoint').read_text()
 
 
 def commit() -> str:

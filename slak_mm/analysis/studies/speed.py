@@ -8,9 +8,8 @@ from torch import nn
 
 from ...deploy import compact
 from ..throughput import interleaved
-from .execute import load_classifier, run_folder
+from .execute import has_ended, load_classifier, run_folder, trained
 from .photos import DENSE, STUDY, VARIANTS
-from .transfer import trained
 
 
 def deployed(work_dir: Path, variant: str, fold: int) -> nn.Module:
@@ -40,7 +39,7 @@ def measure_speeds(work_dir: Path, fold: int = 0, batch: int = 8, size: int = 22
     """
     models = {DENSE: deployed(work_dir, DENSE, fold)}
     models.update({variant: deployed(work_dir, variant, fold) for variant in VARIANTS
-                   if variant != DENSE and (run_folder(work_dir, STUDY, variant, fold) / 'last_checkpoint').exists()})
+                   if variant != DENSE and has_ended(run_folder(work_dir, STUDY, variant, fold))})
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
     def case(model: nn.Module):

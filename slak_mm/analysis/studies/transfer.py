@@ -2,8 +2,7 @@
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from ...errors import InputError
-from .execute import run_folder
+from .execute import trained
 from .photos import CHANNELS, DENSE, REFERENCE
 from .photos import STUDY as PRETRAINING
 from .plan import Run
@@ -33,19 +32,6 @@ TASKS = {
     'BCCD, Faster R-CNN': Task('study/faster_rcnn_slak_micro_bccd.py', 'pascal_voc/mAP', lambda channels: dict(
         neck=dict(in_channels=channels))),
 }
-
-
-def trained(work_dir: Path, study: str, variant: str, seed: int) -> str:
-    """The checkpoint of a run that has ended.
-
-    Raises:
-        InputError: It has not.
-    """
-    last = run_folder(work_dir, study, variant, seed) / 'last_checkpoint'
-    if not last.exists():
-        raise InputError(f'There is no checkpoint of {variant!r}, fold {seed}, in {work_dir}: run "study.py run {study}" first, with '
-                         'the same --work-dir.')
-    return last.read_text()
 
 
 def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: int = SEEDS,

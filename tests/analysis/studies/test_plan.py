@@ -4,6 +4,7 @@ import torch
 from mmengine.config import Config
 
 from slak_mm.analysis.studies import distance, distillation, photos, transfer
+from slak_mm.analysis.studies.execute import run_folder
 from slak_mm.analysis.studies.plan import classifier_size
 from slak_mm.errors import InputError
 from slak_mm.models.build import build_model
@@ -94,13 +95,26 @@ def test_distance_compares_kernels_at_each_side(tmp_path):
         assert any('full' in name for name in shapes) == ('square' in run.variant)
 
 
+def end(work_dir, variant, seed, checkpoint):
+    """What a run leaves that was trained to its end."""
+    folder = run_folder(work_dir, photos.STUDY, variant, seed)
+    (folder / 'test').mkdir(parents=True)
+    (folder / 'last_checkpoint').write_text(checkpoint)
+
+
+def test_a_teacher_that_was_interrupted_is_none(data, tmp_path):
+    for seed in range(5):
+        end(tmp_path, photos.DENSE, seed, f'{seed}.pth')
+    (run_folder(tmp_path, photos.STUDY, photos.DENSE, 3) / 'test').rmdir()
+    with pytest.raises(InputError, match='fold 3, is not trained .*, or not to its end'):
+        distillation.plan(data, tmp_path)
+
+
 def test_distillation_compares_students_of_one_kind(data, tmp_path):
     with pytest.raises(InputError, match='study.py run classification'):
         distillation.plan(data, tmp_path)
     for seed in range(5):
-        folder = transfer.run_folder(tmp_path, photos.STUDY, photos.DENSE, seed)
-        folder.mkdir(parents=True)
-        (folder / 'last_checkpoint').write_text(f'{seed}.pth')
+        end(tmp_path, photos.DENSE, seed, f'{seed}.pth')
     runs = distillation.plan(data, tmp_path)
     assert len(runs) == len({run.key for run in runs}) == len({run.settings for run in runs}) == 20
     sizes = set()
@@ -118,9 +132,7 @@ def test_transfer_starts_from_the_classifiers(data, tmp_path):
         transfer.plan(tmp_path, tmp_path, None)
     for variant in (photos.DENSE, photos.REFERENCE):
         for seed in range(3):
-            folder = transfer.run_folder(tmp_path, photos.STUDY, variant, seed)
-            folder.mkdir(parents=True)
-            (folder / 'last_checkpoint').write_text(f'{variant} {seed}.pth')
+            end(tmp_path, variant, seed, f'{variant} {seed}.pth')
     runs = transfer.plan(tmp_path, tmp_path / 'camvid', tmp_path / 'bccd')
     assert len(runs) == 3 * 2 * 4
     for run in runs[8:16]:

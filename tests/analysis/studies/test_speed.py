@@ -34,6 +34,7 @@ def work_dir(tmp_path_factory):
                 DynamicSparsity(model, 100, **dict(options, init='erk')).initialize()
             torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
             (folder / 'last_checkpoint').write_text(str(folder / 'weights.pth'))
+            (folder / 'test').mkdir()
     return root
 
 
