@@ -92,6 +92,7 @@ class SLaK(Backbone):
 
     def _maps(self, x: Tensor, count: int) -> List[Tensor]:
         """Maps of the first stages, before any norm, (N, channels[i], H / 2**(i+2), W / 2**(i+2)) each."""
+        self._check_size(x)
         layout = self._layout(x)
         x = x.contiguous(memory_format=layout)
         maps = []

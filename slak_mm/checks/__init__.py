@@ -10,9 +10,10 @@ from .config import load_config
 from .everything import CHECKS, check_all, check_config, check_split
 from .findings import DataError, Finding, enforce
 from .images import cut_short
+from .items import unreadable
 from .refusing import refusing
 from .setup import Setup
 from .split import Split
 
 __all__ = ['CHECKS', 'DataError', 'Finding', 'Setup', 'Split', 'check_all', 'check_config', 'check_split', 'cut_short', 'enforce',
-           'load_config', 'refusing']
+           'load_config', 'refusing', 'unreadable']

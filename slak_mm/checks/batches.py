@@ -57,7 +57,7 @@ def check_batch(split: Split) -> Iterator[Finding]:
             return
     inputs = batch.get('inputs') if isinstance(batch, dict) else None
     if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-        yield from _check_channels(split, source, inputs)
+        yield from _check_inputs(split, source, inputs)
         if split.training:
             yield from _check_padding(split, source, items, batch)
             yield from _check_scores(split, source, batch)
@@ -81,7 +81,7 @@ def _shapes(items: List[Any]) -> List[str]:
     return sorted({'x'.join(map(str, each.shape)) for each in inputs})
 
 
-def _check_channels(split: Split, source: str, inputs: torch.Tensor) -> Iterator[Finding]:
+def _check_inputs(split: Split, source: str, inputs: torch.Tensor) -> Iterator[Finding]:
     backbone: Any = getattr(split.model, 'backbone', None)
     if not isinstance(backbone, SLaK):
         return
@@ -93,6 +93,10 @@ def _check_channels(split: Split, source: str, inputs: torch.Tensor) -> Iterator
         yield Finding(ERROR, f'{source}: images have {given} channels as the pipeline reads and the preprocessor normalizes them, the '
                              f'backbone takes {own}. Set model.backbone.in_channels={given}, and mean and std of data_preprocessor, '
                              'or color_type of LoadImageFromFile.')
+    if min(inputs.shape[2:]) < backbone.min_size:
+        yield Finding(ERROR, f'{source}: images are {inputs.shape[2]}x{inputs.shape[3]}, height by width, as the pipeline and the '
+                             f'preprocessor make them; SLaK needs at least {backbone.min_size} pixels a side. Add a Resize to the '
+                             'pipeline, or pad_size_divisor=32 to data_preprocessor.')
 
 
 def _check_padding(split: Split, source: str, items: List[Any], batch: dict) -> Iterator[Finding]:

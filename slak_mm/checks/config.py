@@ -54,6 +54,7 @@ def load_config(path: Union[str, Path], options: Optional[dict] = None, work_dir
         cfg.work_dir = work_dir or str(Path('work_dirs') / Path(path).stem)
     if library == 'mmpretrain':
         set_loader_defaults(cfg)
+    free_loaders_without_workers(cfg)
     return cfg
 
 
@@ -86,3 +87,12 @@ def set_loader_defaults(cfg: Config) -> None:
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+
+
+def free_loaders_without_workers(cfg: Config) -> None:
+    """With ``num_workers=0`` torch refuses what is for workers alone, and a base config has set."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if isinstance(loader, dict) and loader.get('num_workers') == 0:
+            for name in ('persistent_workers', 'prefetch_factor'):
+                loader.pop(name, None)

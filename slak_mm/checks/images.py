@@ -11,7 +11,7 @@ from mmengine.fileio import get
 from PIL import Image
 
 from .findings import ERROR, FINE, WARNING, DataError, Finding, listed
-from .items import same_random, steps
+from .items import same_random, steps, unreadable
 from .split import SAMPLE, Split, classes_of, isolate, source_of, spread, transforms_of
 
 ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 swap height and width
@@ -112,8 +112,7 @@ def _look(split: Split, dataset: Any, i: int) -> Tuple[Optional[Finding], Set[in
             path = results.get('img_path')
             if 'img' in new and isinstance(path, str):
                 if getattr(transform, 'imdecode_backend', None) != 'pillow' and cut_short(path, transform):
-                    raise DataError(f'{path} cannot be read as an image: it is cut short or of another format. Copy it again or '
-                                    'remove it.')
+                    raise unreadable(path, transform)
                 finding = finding or _check_size(results, path)
             if 'gt_seg_map' in new and 'img' in seen:
                 check_label_map(split, dataset, transform, results)

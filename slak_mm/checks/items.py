@@ -1,12 +1,15 @@
 """Items of a data set, read and transformed by its own pipeline."""
 import random
+import warnings
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any, Iterator, Tuple
 
 import mmcv
 import numpy as np
 import torch
 from mmengine.fileio import get
+from PIL import Image
 
 from ..errors import TRACEBACK, UserError
 from .findings import DataError
@@ -82,11 +85,26 @@ def _naming(info: Any, transform: Any, loads_image: bool) -> Iterator[None]:
             path = str(info.get('seg_map_path') or path)
         if path != info.get('img_path') or loads_image:
             if not decodes(path, transform):
-                raise DataError(f'{path} cannot be read as an image: it is cut short or of another format. Copy it again or remove '
-                                'it.') from error
+                raise unreadable(path, transform) from error
         text = ' '.join(str(error).split())[:400].rstrip('.')
         raise DataError(f'{path}: {type(transform).__name__} of the pipeline cannot take it: {type(error).__name__}: {text}. '
                         f'{TRACEBACK}=1 shows where it was raised.') from error
+
+
+def unreadable(path: str, transform: Any = None) -> DataError:
+    """The error about an image that the transform which loads images cannot read. If Pillow can, another decoder is the remedy."""
+    text = f'{path} cannot be read as an image'
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(BytesIO(get(path, backend_args=getattr(transform, 'backend_args', None)))) as image:
+                image.load()
+                decoder = 'tifffile' if image.format == 'TIFF' else 'pillow'
+                return DataError(f'{text} by {getattr(transform, "imdecode_backend", "its decoder")}: it is a {image.format} of mode '
+                                 f'{image.mode}. Save it as PNG, or set imdecode_backend={decoder!r} in LoadImageFromFile of each '
+                                 'pipeline.')
+    except Exception:  # it was only for the message
+        return DataError(f'{text}: it is cut short or of another format. Copy it again or remove it.')
 
 
 def decodes(path: str, transform: Any) -> bool:

@@ -3,8 +3,10 @@ import copy
 import logging
 import math
 from collections import Counter
+from contextlib import contextmanager
+from mimetypes import guess_type
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import mmcv
 import numpy as np
@@ -18,7 +20,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
-from ..checks import DataError, cut_short, refusing
+from ..checks import DataError, cut_short, refusing, unreadable
+from ..errors import TRACEBACK, UserError
 from ..models.build import quiet
 from ..models.precision import autocast_forward
 from ..registry import class_of, enter_scope, library_of
@@ -53,7 +56,7 @@ def image_loader(cfg: Config) -> Loader:
                 raise
             image = None
         if image is None or cut_short(path, transform):
-            raise DataError(f'{path} cannot be read as an image: it is cut short or of another format. Copy it again or remove it.')
+            raise unreadable(path, transform)
         return image
 
     return load
@@ -84,13 +87,18 @@ def find_images(path: Path, load: Loader) -> List[str]:
         load(str(path))
         return [str(path)]
     images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
+    unknown = [file.name for file in sorted(path.iterdir()) if str(guess_type(file.name)[0]).startswith('image/')
+               and file.suffix.lower() not in SUFFIXES] if path.is_dir() else []
     deeper = sum(1 for _ in scandir(path, SUFFIXES, recursive=True, case_sensitive=False)) - len(images) if path.is_dir() else 0
     inside = f'{path} has folders with images inside ({deeper}): give these folders one by one.'
     if not images:
         raise DataError(f'{path} is neither an image nor a folder with images ({", ".join(suffix[1:] for suffix in SUFFIXES)}).'
-                        + (f' {inside}' if deeper else ''))
+                        + (f' {inside}' if deeper else '') + (f' It has {unknown[0]}: save it as PNG.' if unknown else ''))
     if deeper:
         print_log(f'{inside} They are left out.', 'current', logging.WARNING)
+    if unknown:
+        print_log(f'{path}: {len(unknown)} images of other formats are left out, the first is {unknown[0]}. Save them as PNG, or give '
+                  'them one by one.', 'current', logging.WARNING)
     for image in images:
         load(str(path / image))
     return [str(path / image) for image in images]
@@ -233,22 +241,44 @@ def predict(inferencer: Any, cfg: Config, images: List[str], out: str, load: Loa
     """
     names = picture_names(images)
     if library_of(cfg) == 'mmpretrain':
-        return [_classify(inferencer, image, str(Path(out, f'{name}.png')), load) for image, name in zip(images, names)]
+        found = []
+        for image, name in zip(images, names):
+            with _naming(image):
+                found.append(_classify(inferencer, image, str(Path(out, f'{name}.png')), load))
+        return found
     visualizer = inferencer.visualizer
     if library_of(cfg) == 'mmseg':
         visualizer.set_dataset_meta(**inferencer.model.dataset_meta)
         visualizer.alpha = .8
     for image, name in zip(images, names):
-        sample = inferencer.forward(pseudo_collate([inferencer.pipeline(image)]))[0]
-        options = {} if library_of(cfg) == 'mmseg' else dict(pred_score_thr=score_thr)
-        suffix = Path(image).suffix if Path(image).suffix.lower() in SUFFIXES[:4] else '.png'
-        pixels = load(image)
-        step = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / MOST_PIXELS))
-        visualizer.add_datasample(name, as_picture(pixels[::step, ::step]), reduced(sample, step), draw_gt=False,
-                                  out_file=str(Path(out, 'vis', f'{name}{suffix}')), **options)
-        if 'pred_sem_seg' in sample:
-            mmcv.imwrite(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8), str(Path(out, 'pred', f'{name}_pred.png')))
+        with _naming(image):
+            _paint(inferencer, image, name, out, load, {} if library_of(cfg) == 'mmseg' else dict(pred_score_thr=score_thr))
     return []
+
+
+@contextmanager
+def _naming(image: str) -> Iterator[None]:
+    """What is raised inside, is about this image: all of them were read, and the model was built."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # of the pipeline, the model or the visualizer
+        text = ' '.join(str(error).split())[:400].rstrip('.')
+        if not isinstance(error, UserError):
+            text = f'{type(error).__name__}: {text}. {TRACEBACK}=1 shows where it was raised'
+        raise DataError(f'{image} cannot be predicted: {text}.') from error
+
+
+def _paint(inferencer: Any, image: str, name: str, out: str, load: Loader, options: Dict[str, Any]) -> None:
+    sample = inferencer.forward(pseudo_collate([inferencer.pipeline(image)]))[0]
+    suffix = Path(image).suffix if Path(image).suffix.lower() in SUFFIXES[:4] else '.png'
+    pixels = load(image)
+    step = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / MOST_PIXELS))
+    inferencer.visualizer.add_datasample(name, as_picture(pixels[::step, ::step]), reduced(sample, step), draw_gt=False,
+                                         out_file=str(Path(out, 'vis', f'{name}{suffix}')), **options)
+    if 'pred_sem_seg' in sample:
+        mmcv.imwrite(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8), str(Path(out, 'pred', f'{name}_pred.png')))
 
 
 def _classify(inferencer: Any, image: str, out_file: str, load: Loader) -> Dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.fit import adapt_state_dict
 from ..compat import is_compiling, is_functorch_active
+from ..errors import InputError
 from ..registry import MODELS, register
 from .bypass import is_observed, is_plain_tensor, is_traced, is_untouched
 from .large_kernel import FORMS, LargeKernel
@@ -306,7 +307,11 @@ class SLaK(BaseModule):
         Returns:
             tuple[Tensor]: For each of ``out_indices`` i, (N, channels[i], H / 2**(i+2), W / 2**(i+2)); (N, channels[i]) with
             ``gap_before_final_norm``.
+
+        Raises:
+            InputError: H or W is less than ``min_size``.
         """
+        self._check_size(x)
         layout = self._layout(x)
         x = x.contiguous(memory_format=layout)
         outs = []
@@ -320,6 +325,16 @@ class SLaK(BaseModule):
                     # mmcv's RoIAlign reads its input as if it were in the default layout
                     outs.append(norm(x).contiguous())
         return tuple(outs)
+
+    @property
+    def min_size(self) -> int:
+        """The shortest side, in pixels, that images may have: that of one pixel of the last map."""
+        return 2**(len(self.stages) + 1)
+
+    def _check_size(self, x: Any) -> None:
+        if isinstance(x, Tensor) and any(isinstance(side, int) and side < self.min_size for side in x.shape[-2:]):
+            raise InputError(f'The images are {x.shape[-2]}x{x.shape[-1]}, height by width: SLaK needs at least {self.min_size} pixels '
+                             'a side. Resize or pad them.')
 
     def train(self, mode: bool = True) -> 'SLaK':
         super().train(mode)

@@ -90,6 +90,14 @@ def test_images_of_several_sizes(cls):
     assert '3x' in line and 'one size' in line
 
 
+def test_images_that_are_too_small(cls):
+    """As those of MNIST."""
+    steps = 'LoadImageFromFile', dict(type='Resize', scale=(28, 28)), 'PackInputs'
+    cls.val_dataloader.dataset.pipeline = [step if isinstance(step, dict) else dict(type=step) for step in steps]
+    line, = [line for line in lines(cls) if line.startswith('val')]
+    assert 'images are 28x28' in line and 'at least 32 pixels a side' in line
+
+
 @pytest.mark.parametrize('color_type, channels', [('grayscale', 3), ('color', 4)])
 def test_channels(seg, color_type, channels):
     """One channel is spread by a mean of three; a backbone of four is given three."""

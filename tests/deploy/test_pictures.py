@@ -13,7 +13,8 @@ from PIL import Image
 
 from slak_mm.checks import DataError
 from slak_mm.deploy import predict
-from slak_mm.deploy.predict import as_picture, find_images, image_loader, picture_names, reduced
+from slak_mm.deploy.predict import as_picture, build_inferencer, find_images, image_loader, picture_names, reduced
+from slak_mm.models.build import build_model
 
 
 def test_images_are_read_as_the_pipeline_does(tmp_path):
@@ -31,6 +32,35 @@ def test_images_are_read_as_the_pipeline_does(tmp_path):
     (tmp_path / 'b.tif').write_bytes(b'no image')
     with pytest.raises(DataError, match='b.tif cannot be read as an image'):
         find_images(tmp_path, image_loader(cfg))
+
+
+def test_formats_that_the_decoder_does_not_know(tmp_path, monkeypatch):
+    load, folder = image_loader(make('seg', tmp_path / 'data')), tmp_path / 'images'
+    folder.mkdir()
+    Image.fromarray(np.random.rand(4, 8).astype(np.float32)).save(folder / 'a.tif')
+    with pytest.raises(DataError, match="by cv2: it is a TIFF of mode F. .* imdecode_backend='tifffile'"):
+        find_images(folder, load)
+    (folder / 'a.tif').unlink()
+    Image.new('P', (8, 4)).save(folder / 'a.gif')
+    with pytest.raises(DataError, match='It has a.gif: save it as PNG'):
+        find_images(folder, load)
+    Image.new('RGB', (8, 4)).save(folder / 'b.png')
+    said = []
+    monkeypatch.setattr(predict, 'print_log', lambda message, *args: said.append(message))
+    assert find_images(folder, load) == [str(folder / 'b.png')]
+    assert len(said) == 1 and '1 images of other formats are left out, the first is a.gif' in said[0]
+
+
+def test_an_image_that_the_model_cannot_take(tmp_path):
+    cfg = make('seg', tmp_path / 'data')
+    cfg.test_dataloader.dataset.pipeline = [step for step in cfg.test_dataloader.dataset.pipeline if step.type != 'Resize']
+    load, model = image_loader(cfg), build_model(cfg)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+    image = str(tmp_path / 'long.png')
+    Image.new('RGB', (80, 8)).save(image)
+    inferencer = build_inferencer(cfg, str(tmp_path / 'weights.pth'), 'cpu')
+    with pytest.raises(DataError, match='long.png cannot be predicted: The images are 8x80, .* at least 32'):
+        predict.predict(inferencer, cfg, [image], str(tmp_path / 'out'), load)
 
 
 def test_images_in_deeper_folders_are_named(tmp_path, monkeypatch):

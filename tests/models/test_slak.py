@@ -261,6 +261,14 @@ def test_wrong_arguments_are_refused(kwargs, message):
         SLaK(**kwargs)
 
 
+@pytest.mark.parametrize('out_indices, least', [((0, 1, 2, 3), 32), ((0, 1), 8)])
+def test_images_that_are_too_small(micro, out_indices, least):
+    model = SLaK(**NORM, **dict(micro, out_indices=out_indices, gap_before_final_norm=False)).eval()
+    assert model.min_size == least and model(torch.zeros(1, 3, least, 2 * least))[-1].shape[2:] == (1, 2)
+    with pytest.raises(ValueError, match=f'{least - 1}x90.*at least {least} pixels'):
+        model(torch.zeros(1, 3, least - 1, 90))
+
+
 def test_arguments_are_not_changed(micro):
     kwargs = dict(micro, out_indices=[0, -1], norm_cfg=dict(type='BN'))
     before = copy.deepcopy(kwargs)
