@@ -333,8 +333,8 @@ class SLaK(BaseModule):
 
     def _check_size(self, x: Any) -> None:
         if isinstance(x, Tensor) and any(isinstance(side, int) and side < self.min_size for side in x.shape[-2:]):
-            raise InputError(f'The images are {x.shape[-2]}x{x.shape[-1]}, height by width: SLaK needs at least {self.min_size} pixels '
-                             'a side. Resize or pad them.')
+            raise InputError(f'The images are {x.shape[-2]}x{x.shape[-1]}, height by width: SLaK needs at least {self.min_size} '
+                             'pixels a side. Resize or pad them.')
 
     def train(self, mode: bool = True) -> 'SLaK':
         super().train(mode)
