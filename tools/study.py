@@ -5,7 +5,7 @@ number (study.json) and a figure (study.png); --sweep varies how much and how of
 A seed settles the split, the order of the data, the initial weights and the masks. The same command gives the same numbers on a CPU.
 
 "study.py run STUDY" makes the runs of a larger study, on photos; "study.py speed" measures what the zeros of its classifiers save on
-this machine; "study.py report" makes tables and figures of the results.
+this machine, "study.py masks" where their kernels have weights; "study.py report" makes tables and figures of the results.
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, tr
 
 matplotlib.use('Agg')
 from slak_mm.analysis.benchmarks import machine  # noqa: E402
-from slak_mm.analysis.studies import digits, digits_report, distance, distillation, photos, report, speed, transfer  # noqa: E402
+from slak_mm.analysis.studies import digits, digits_report, distance, distillation, photos, profiles, report, speed, transfer  # noqa: E402
 from slak_mm.analysis.studies.execute import Executor, Pace  # noqa: E402
 from slak_mm.errors import InputError  # noqa: E402
 
@@ -65,6 +65,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     speeds.add_argument('--repeats', type=int, default=25, help='samples of each')
     speeds.add_argument('--threads', type=int, default=1)
     speeds.add_argument('--out', type=Path, default=Path('work_dirs/studies/speed.json'), help='file to write')
+    masks = commands.add_parser('masks', help='where the kernels of those classifiers are not zero', formatter_class=style)
+    masks.set_defaults(do=measure_masks)
+    masks.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='of "study.py run classification"')
+    masks.add_argument('--out', type=Path, default=Path('work_dirs/studies/masks.json'), help='file to write')
     tables = commands.add_parser('report', help='make tables and figures of results', formatter_class=style)
     tables.set_defaults(do=report_studies)
     tables.add_argument('results', type=Path, nargs='?', default=RESULTS, help='folder of STUDY.jsonl files')
@@ -148,6 +152,13 @@ def measure_speeds(args):
     args.out.write_text(json.dumps(dict(machine=machine(cuda=False), threads=args.threads, variants=found), indent=1) + '\n')
     for variant, result in found.items():
         print(f'{variant}: {result["speedup"]:.2f} times as fast as dense, {result["parameters"]:,} parameters')
+    print(args.out)
+
+
+def measure_masks(args):
+    found = profiles.measure_profiles(args.work_dir)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(found) + '\n')
     print(args.out)
 
 

@@ -17,7 +17,7 @@ from . import distance, distillation, photos, transfer
 from .digits_report import draw_runs
 from .execute import load_classifier, read_results, unpack
 
-ERF_IMAGES, SPEEDS = 16, 'speed.json'
+ERF_IMAGES, SPEEDS, PROFILES = 16, 'speed.json', 'masks.json'
 CONFIDENCE = .95
 
 
@@ -201,12 +201,35 @@ def draw_speeds(results: Sequence[Dict[str, Any]], speeds: Dict[str, Any], path:
     plt.close(figure)
 
 
+def draw_profiles(profiles: Dict[str, Dict[str, List[float]]], path: Path) -> None:
+    """Where masks leave weights along the long side of kernels: a panel for each layer, a line for each variant.
+
+    Args:
+        profiles (dict): Of :func:`.profiles.measure_profiles`.
+        path (Path): Picture to write.
+    """
+    layers = list(next(iter(profiles.values())))
+    figure, panels = plt.subplots(1, len(layers), figsize=(2.7 * len(layers), 2.9), layout='constrained', sharey=True)
+    for stage, (axes, layer) in enumerate(zip(panels, layers), 1):
+        for variant, own in profiles.items():
+            half = len(own[layer]) // 2
+            axes.plot(range(-half, half + 1), own[layer], label=variant, color='tab:gray' if 'static' in variant else None)
+        axes.set_title(f'stage {stage}, first block', fontsize=9)
+        axes.set_xlabel('place in the kernel')
+        axes.spines[['top', 'right']].set_visible(False)
+    panels[0].set_ylim(0, 1)
+    panels[0].set_ylabel('share of weights that are not zero')
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside upper center', ncols=len(profiles), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def write(path: Path, out: Path) -> Tuple[str, List[Path]]:
     """Writes the tables and the figure of a study.
 
     Args:
-        path (Path): Its results, ``STUDY.jsonl``. Beside those of the photos may be ``speed.json``.
-        out (Path): Folder for ``STUDY.md`` and ``STUDY.png``, and for ``speed.png``.
+        path (Path): Its results, ``STUDY.jsonl``. Beside those of the photos may be ``speed.json`` and ``masks.json``.
+        out (Path): Folder for ``STUDY.md`` and ``STUDY.png``, and for ``speed.png`` and ``masks.png``.
 
     Returns:
         tuple[str, list[Path]]: The tables, in Markdown, and the files.
@@ -224,6 +247,9 @@ def write(path: Path, out: Path) -> Tuple[str, List[Path]]:
             speeds = json.loads((path.parent / SPEEDS).read_text(encoding='utf-8'))
             draw_speeds(results, speeds['variants'], out / 'speed.png')
             files.append(out / 'speed.png')
+        if study == photos.STUDY and (path.parent / PROFILES).exists():
+            draw_profiles(json.loads((path.parent / PROFILES).read_text(encoding='utf-8')), out / 'masks.png')
+            files.append(out / 'masks.png')
     elif study == distance.STUDY:
         text = grid(results, distance.METRIC) + '\n' + fields_table(results)
         draw_grid(results, distance.METRIC, picture)
