@@ -36,8 +36,8 @@ def test_the_mean_over_folds(tmp_path):
         assert all(own == expected for own in shares.values())
     path = tmp_path / 'classification.jsonl'
     erf = dict(trained={'20%': .1}, untrained={'20%': .05})
-    path.write_text(json.dumps(dict(study=photos.STUDY, variant=photos.REFERENCE, seed=0, right='8/2', erf=erf, parameters=100, nonzero=60,
-                                    **{photos.METRIC: 50.})) + '\n')
+    result = dict(study=photos.STUDY, variant=photos.REFERENCE, seed=0, right='8/2', erf=erf, parameters=100, nonzero=60)
+    path.write_text(json.dumps(dict(result, **{photos.METRIC: 50.})) + '\n')
     (tmp_path / report.PROFILES).write_text(json.dumps(found))
     _, files = report.write(path, tmp_path)
     assert [file.name for file in files] == ['classification.md', 'classification.png', 'masks.png']
