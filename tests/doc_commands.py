@@ -31,7 +31,7 @@ NOT_RUN = {
     r'python tools/quantize\.py': 'a minute; tests/tools/test_quantize.py runs it small',
     r'python tools/chaos\.py': 'minutes: it kills trainings; tests/tools/test_chaos.py runs it small',
     r'python tools/export\.py .*(upernet|cascade)': 'half a minute each; tests/tools/test_export.py writes micro ones',
-    r'python tools/study\.py (run|report)': 'hours; tests/tools/test_study.py runs one small',
+    r'python tools/study\.py (run|report|masks|speed)|.*work_dirs/studies/': 'hours; tests/tools/test_study.py runs one small',
     r'tools/dist_train\.sh configs/distillation': 'needs a teacher; tests/training/test_distillation.py has a micro one',
     r'python tools/get_flops\.py --paper': 'minutes; tests/tools/test_get_flops.py checks its rows',
 }
