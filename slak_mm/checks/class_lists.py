@@ -171,6 +171,10 @@ def _check_folders(dataset: Any) -> Iterator[Finding]:
     classes, folders = classes_of(dataset), dataset.folder_to_idx
     own = sorted(folders, key=folders.get)
     wrong = [(folder, name) for folder, name in zip(own, classes) if folder != name]
+    stray = [folder for folder in own if folder.startswith(('.', '__'))]
+    if stray:
+        yield Finding(WARNING, f'{source_of(dataset)}: the folder {stray[0]!r} counts as a class, and moves the labels of those '
+                               'behind it. Remove it.')
     if wrong and set(own) & set(classes):
         yield Finding(ERROR, f'{source_of(dataset)}: folder {wrong[0][0]!r} has the label of class {wrong[0][1]!r}. Write '
                              f"metainfo=dict(classes=({', '.join(map(repr, own))},)), the order of the folders, or leave it out.")

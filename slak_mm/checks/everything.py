@@ -17,12 +17,14 @@ from .class_lists import check_class_names, check_heads, check_splits
 from .findings import ERROR, FINE, Finding, collect
 from .images import check_files, check_items
 from .instances import check_instances
+from .left_out import check_left_out
 from .refusing import refusing
 from .settings import check_custom_keys
 from .split import Split
 
 # in this order: what the later ones take for granted, the earlier ones have checked
-CHECKS = (check_files, check_class_names, check_heads, check_instances, check_items, check_batch, check_last_batch, check_metrics)
+CHECKS = (check_files, check_left_out, check_class_names, check_heads, check_instances, check_items, check_batch, check_last_batch,
+          check_metrics)
 
 
 def check_split(split: Split) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ import logging
 import math
 from collections import Counter
 from contextlib import contextmanager
-from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
@@ -21,13 +20,15 @@ from mmengine.utils import scandir
 
 from ..checkpoints import check_fits, named, source
 from ..checks import DataError, cut_short, refusing, unreadable
+from ..checks.left_out import IMAGE_SUFFIXES
 from ..errors import TRACEBACK, UserError
 from ..models.build import quiet
 from ..models.precision import autocast_forward
 from ..registry import class_of, enter_scope, library_of
 from .description import is_exported
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp')
+# the first four are written, too
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.webp', '.jpe', '.jfif')
 Loader = Callable[[str], np.ndarray]
 MOST_PIXELS = 25_000_000  # of a picture: to draw takes a hundred bytes for each
 
@@ -87,8 +88,8 @@ def find_images(path: Path, load: Loader) -> List[str]:
         load(str(path))
         return [str(path)]
     images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
-    unknown = [file.name for file in sorted(path.iterdir()) if str(guess_type(file.name)[0]).startswith('image/')
-               and file.suffix.lower() not in SUFFIXES] if path.is_dir() else []
+    unknown = [name for name in sorted(scandir(path, IMAGE_SUFFIXES, case_sensitive=False)) if not name.lower().endswith(SUFFIXES)
+               ] if path.is_dir() else []
     deeper = sum(1 for _ in scandir(path, SUFFIXES, recursive=True, case_sensitive=False)) - len(images) if path.is_dir() else 0
     inside = f'{path} has folders with images inside ({deeper}): give these folders one by one.'
     if not images:
