@@ -12,7 +12,7 @@ from PIL import Image
 
 from .findings import ERROR, FINE, WARNING, DataError, Finding, listed
 from .items import same_random, steps, unreadable
-from .left_out import describe_left_out
+from .left_out import find_remedy
 from .split import SAMPLE, Split, classes_of, isolate, source_of, spread, transforms_of
 
 ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 swap height and width
@@ -25,8 +25,7 @@ def check_files(split: Split) -> Iterator[Finding]:
     """Whether there are data, and the files of images and label maps that the pipeline reads from the disk."""
     for dataset in split.datasets:
         if not len(dataset):
-            remedy = describe_left_out(dataset) or 'Set data_root, data_prefix and ann_file of the data set to where they are.'
-            yield Finding(ERROR, f'{type(dataset).__name__}: no images are found by {source_of(dataset)}. {remedy}')
+            yield Finding(ERROR, f'{type(dataset).__name__}: no images are found by {source_of(dataset)}. {find_remedy(dataset)}')
             return
         if (getattr(dataset, 'backend_args', None) or {}).get('backend', 'local') != 'local':
             continue

@@ -3,7 +3,9 @@ import os
 import os.path as osp
 from collections import Counter
 from itertools import islice
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, Tuple
+
+from mmengine.utils import scandir
 
 from .findings import FINE, WARNING, Finding, listed
 from .split import Split, source_of
@@ -29,7 +31,8 @@ def describe_left_out(dataset: Any) -> str:
     if rule is None:
         return ''
     folder, takes, taken = rule
-    left = [name for name in islice(_names(folder), MOST_NAMES) if name.lower().endswith(IMAGE_SUFFIXES) and not takes(name)]
+    names = islice(scandir(folder, IMAGE_SUFFIXES, recursive=True, case_sensitive=False), MOST_NAMES)
+    left = sorted(name for name in names if not takes(name) and f'{os.sep}.' not in os.sep + name)  # none of hidden folders
     if not left:
         return ''
     ends = [end for end, _ in Counter(osp.splitext(name)[1] for name in left).most_common()]
@@ -39,6 +42,11 @@ def describe_left_out(dataset: Any) -> str:
         remedy = f'Set img_suffix={ends[0]!r} if they are the images, or give all of them one suffix'
     return (f'{len(left)} images in {folder} are left out, the first is {left[0]}: {type(dataset).__name__} takes {taken} alone, not '
             f'{listed(ends)}. {remedy}; or put them elsewhere.')
+
+
+def find_remedy(dataset: Any) -> str:
+    """What to set if a data set finds no images at all."""
+    return describe_left_out(dataset) or 'Set data_root, data_prefix and ann_file of the data set to where they are.'
 
 
 def _rule(dataset: Any) -> Any:
@@ -56,10 +64,3 @@ def _rule(dataset: Any) -> Any:
     else:
         return None
     return found if isinstance(found[0], str) and osp.isdir(found[0]) else None
-
-
-def _names(folder: str) -> Iterator[str]:
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        visible: List[str] = sorted(name for name in files if not name.startswith('.'))
-        yield from (osp.relpath(osp.join(path, name), folder) for name in visible)

@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from ..errors import TRACEBACK, InputError, UserError
 from .class_lists import names_in_file
 from .findings import DataError, listed
-from .left_out import describe_left_out
+from .left_out import find_remedy
 from .split import classes_of, source_of
 
 REFUSED = (AssertionError, AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
@@ -83,5 +83,4 @@ def empty(dataset) -> DataError:
                          'filter_cfg=dict(filter_empty_gt=False) keeps images without objects.')
     if infos:
         return DataError(f'{source}: each of the {len(infos)} images is filtered: see filter_cfg of the data set.')
-    remedy = describe_left_out(dataset) or 'Set data_root, data_prefix and ann_file of the data set to where they are.'
-    return DataError(f'{type(dataset).__name__}: no images are found by {source}: no image is listed. {remedy}')
+    return DataError(f'{type(dataset).__name__}: no images are found by {source}: no image is listed. {find_remedy(dataset)}')

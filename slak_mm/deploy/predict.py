@@ -87,9 +87,9 @@ def find_images(path: Path, load: Loader) -> List[str]:
     if path.is_file():
         load(str(path))
         return [str(path)]
-    images = sorted(scandir(path, SUFFIXES, case_sensitive=False)) if path.is_dir() else []
-    unknown = [name for name in sorted(scandir(path, IMAGE_SUFFIXES, case_sensitive=False)) if not name.lower().endswith(SUFFIXES)
-               ] if path.is_dir() else []
+    names = sorted(scandir(path, IMAGE_SUFFIXES, case_sensitive=False)) if path.is_dir() else []
+    images = [name for name in names if name.lower().endswith(SUFFIXES)]
+    unknown = [name for name in names if not name.lower().endswith(SUFFIXES)]
     deeper = sum(1 for _ in scandir(path, SUFFIXES, recursive=True, case_sensitive=False)) - len(images) if path.is_dir() else 0
     inside = f'{path} has folders with images inside ({deeper}): give these folders one by one.'
     if not images:
