@@ -1,6 +1,7 @@
 """Exported files at work: one way to run them, whatever runs them."""
 import ctypes
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Union
@@ -85,7 +86,8 @@ class OpenVINO(Runtime):
         path (str | Path): Of the ``.xml``; the ``.bin`` is next to it.
         model (openvino.Model, optional): What is in it. Defaults to None: it is read.
         threads (int): Defaults to 0: one for each core.
-        bf16 (bool): Whether to compute in bfloat16, where the processor can. Defaults to False: in float32.
+        bf16 (bool): Whether to compute in bfloat16. Defaults to False: in float32. A processor without instructions for it, see
+            :func:`computes_bf16`, takes many times longer, of which it warns.
     """
 
     def __init__(self, path: Union[str, Path], model: Any = None, threads: int = 0, bf16: bool = False):
@@ -94,6 +96,9 @@ class OpenVINO(Runtime):
         if threads:
             settings['INFERENCE_NUM_THREADS'] = threads
         core = openvino.Core()
+        if bf16 and not computes_bf16():
+            warnings.warn('This CPU has no bfloat16 instructions: OpenVINO IMITATES THEM, MANY TIMES SLOWER than float32 (33 times with '
+                          'SLaK-T). For speed, leave out --amp, bf16=True in Python.', stacklevel=2)
         try:
             model = model or core.read_model(str(path))
             text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else ''
@@ -105,6 +110,12 @@ class OpenVINO(Runtime):
 
     def _run(self, images: np.ndarray) -> Any:
         return list(self.compiled([images]).values())
+
+
+def computes_bf16() -> bool:
+    """Whether OpenVINO finds bfloat16 instructions in this CPU."""
+    import openvino
+    return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 def unreadable(path: Union[str, Path], error: Exception) -> InputError:

@@ -1,8 +1,12 @@
 """What runtimes do to the process that they are in."""
 import sys
 
+import numpy as np
 import pytest
 import warm
+
+from slak_mm.deploy import runtime
+from slak_mm.deploy.description import pack
 
 
 @pytest.mark.slow
@@ -34,3 +38,18 @@ print('alive')
 '''
     result = warm.run('-c', code)
     assert (result.returncode, result.stdout.split()[-1:]) == (0, ['alive']), result.stderr
+
+
+@pytest.mark.slow
+def test_bf16_that_the_cpu_has_to_imitate_is_told(monkeypatch, recwarn):
+    pytest.importorskip('openvino')
+    import openvino
+    from openvino import opset13
+    images = opset13.parameter([1, 3, 8, 8], np.float32)
+    model = openvino.Model([opset13.relu(images)], [images], 'relu')
+    model.set_rt_info(pack(dict(task='features', outputs=['stage3'])), runtime.KEY)
+    for able, bf16, told in ((True, True, 0), (False, False, 0), (False, True, 1)):
+        recwarn.clear()
+        monkeypatch.setattr(runtime, 'computes_bf16', lambda: able)  # noqa: B023
+        runtime.OpenVINO('relu.xml', model, bf16=bf16)
+        assert ['OpenVINO IMITATES THEM' in str(one.message) for one in recwarn].count(True) == told

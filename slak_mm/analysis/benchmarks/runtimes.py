@@ -20,7 +20,7 @@ from .result import Result, medians_of
 def runtimes(args: SimpleNamespace) -> Result:
     """inference by torch, as it is, merged, merged in bf16; of the exported file by onnxruntime, and OpenVINO in fp32, bf16, int8"""
     from ...deploy.export import export
-    from ...deploy.runtime import OnnxRuntime, OpenVINO
+    from ...deploy.runtime import OnnxRuntime, OpenVINO, computes_bf16
     from ...deploy.whole import Features, Whole
     from ...deploy.write import to_openvino
     model = networks.slak(SLaK.arch_settings[args.arch]).eval().backbone
@@ -39,7 +39,7 @@ def runtimes(args: SimpleNamespace) -> Result:
         images = torch.randn(batch, 3, size, size)
         bf16 = torch.autocast('cpu', torch.bfloat16)(inference_case(merged, images))
         files: Dict[str, Any] = {'onnxruntime': OnnxRuntime('benchmark', content, args.threads)}
-        for name, half in (('OpenVINO', False), ('OpenVINO, bf16', True)):
+        for name, half in [('OpenVINO', False)] + [('OpenVINO, bf16', True)] * computes_bf16():  # imitated, it takes minutes
             files[name] = OpenVINO('benchmark', to_openvino(content, described), args.threads, half)
         if find_spec('nncf'):
             files['OpenVINO, int8'] = _int8(to_openvino(content, described), images[:1].numpy(), args.threads)
