@@ -8,7 +8,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
-from ..errors import UserError
+from ..errors import UserError, in_one_line
 from ..models import SLaK
 from .findings import ERROR, FINE, WARNING, Finding, listed
 from .images import ignored_labels
@@ -35,12 +35,12 @@ def check_batch(split: Split) -> Iterator[Finding]:
         except (UserError, OSError):
             raise
         except Exception as error:  # of a wrapper's own transforms
-            yield Finding(ERROR, f'{source}: {type(dataset).__name__} gives no items: {type(error).__name__}: {_first_line(error)}.')
+            yield Finding(ERROR, f'{source}: {type(dataset).__name__} gives no items: {in_one_line(error)}.')
             return
         try:
             batch = split.loader.collate_fn(items)
         except (RuntimeError, TypeError, ValueError) as error:
-            yield Finding(ERROR, f'{source}: {size} items of the {split.name} pipeline do not make a batch: {_first_line(error)}. '
+            yield Finding(ERROR, f'{source}: {size} items of the {split.name} pipeline do not make a batch: {in_one_line(error)}. '
                                  f'Their images are {listed(_shapes(items))}. End the pipeline with a crop or a Resize to one size.')
             return
         preprocessor = getattr(split.model, 'data_preprocessor', None)
@@ -50,7 +50,7 @@ def check_batch(split: Split) -> Iterator[Finding]:
             batch = deepcopy(preprocessor)(batch, split.training)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             yield Finding(ERROR, f'{source}: model.data_preprocessor cannot take {size} items of the {split.name} pipeline: '
-                                 f'{_first_line(error)}. Their images are {listed(_shapes(items))} (channels, height, width). '
+                                 f'{in_one_line(error)}. Their images are {listed(_shapes(items))} (channels, height, width). '
                                  'Compare its mean, std, size and num_classes with them.')
             return
         except (AttributeError, LookupError):  # it counts iterations, which have not begun, or takes another kind of batch
@@ -70,10 +70,6 @@ def _check_scores(split: Split, source: str, batch: dict) -> Iterator[Finding]:
     if wrong:
         yield Finding(ERROR, f'{source}: data_preprocessor.num_classes is {len(score)}, {wrong[0].name} tells {wrong[0].num_classes} '
                              'apart: with mixup or CutMix they must be equal.')
-
-
-def _first_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:300].rstrip('.')
 
 
 def _shapes(items: List[Any]) -> List[str]:

@@ -11,7 +11,7 @@ import torch
 from mmengine.fileio import get
 from PIL import Image
 
-from ..errors import TRACEBACK, UserError
+from ..errors import TRACEBACK, UserError, in_one_line
 from .findings import DataError
 from .split import transforms_of
 
@@ -86,8 +86,7 @@ def _naming(info: Any, transform: Any, loads_image: bool) -> Iterator[None]:
         if path != info.get('img_path') or loads_image:
             if not decodes(path, transform):
                 raise unreadable(path, transform) from error
-        text = ' '.join(str(error).split())[:400].rstrip('.')
-        raise DataError(f'{path}: {type(transform).__name__} of the pipeline cannot take it: {type(error).__name__}: {text}. '
+        raise DataError(f'{path}: {type(transform).__name__} of the pipeline cannot take it: {in_one_line(error)}. '
                         f'{TRACEBACK}=1 shows where it was raised.') from error
 
 

@@ -1,13 +1,13 @@
 """Turns exceptions about what a user described into one line. Bugs keep their traceback."""
 import os.path as osp
 from contextlib import contextmanager
-from traceback import extract_tb, walk_tb
+from traceback import walk_tb
 from types import FrameType
 from typing import Iterator, List, Optional
 
 from mmengine.dataset import BaseDataset
 
-from ..errors import TRACEBACK, InputError, UserError
+from ..errors import TRACEBACK, InputError, UserError, in_one_line
 from .class_lists import names_in_file
 from .findings import DataError, listed
 from .left_out import find_remedy
@@ -36,9 +36,7 @@ def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except kinds as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) is a repr
-        said = ' '.join(str(text).split()) or _failing_line(error)
-        text = f'{type(error).__name__}: {said[:600].rstrip(".")}'
+        text = in_one_line(error, 600)
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
         for frame in frames:
             if frame.f_code is BaseDataset._serialize_data.__code__ and not frame.f_locals['self'].data_list:
@@ -48,12 +46,6 @@ def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
             raise DataError(f'{path} cannot be used as annotations: {text}. Fix the file, or ann_file and type of the data set; '
                             f'{TRACEBACK}=1 shows where it was raised.') from error
         raise InputError(f'{what}: {text}. Fix it there or with --cfg-options; {TRACEBACK}=1 shows where it was raised.') from error
-
-
-def _failing_line(error: BaseException) -> str:
-    """Of an exception that says nothing, as most assertions of the libraries: the line, and where it is."""
-    last = extract_tb(error.__traceback__)[-1]
-    return f'{last.line} ({osp.basename(last.filename)}, line {last.lineno})'
 
 
 def _file_that_is_read(frames: List[FrameType]) -> Optional[str]:

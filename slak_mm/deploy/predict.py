@@ -21,7 +21,7 @@ from mmengine.utils import scandir
 from ..checkpoints import check_fits, named, source
 from ..checks import DataError, cut_short, refusing, unreadable
 from ..checks.left_out import IMAGE_SUFFIXES
-from ..errors import TRACEBACK, UserError
+from ..errors import TRACEBACK, UserError, in_one_line
 from ..models.build import quiet
 from ..models.precision import autocast_forward
 from ..registry import class_of, enter_scope, library_of
@@ -265,10 +265,8 @@ def _naming(image: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # of the pipeline, the model or the visualizer
-        text = ' '.join(str(error).split())[:400].rstrip('.')
-        if not isinstance(error, UserError):
-            text = f'{type(error).__name__}: {text}. {TRACEBACK}=1 shows where it was raised'
-        raise DataError(f'{image} cannot be predicted: {text}.') from error
+        text = str(error) if isinstance(error, UserError) else f'{in_one_line(error)}. {TRACEBACK}=1 shows where it was raised.'
+        raise DataError(f'{image} cannot be predicted: {text}') from error
 
 
 def _paint(inferencer: Any, image: str, name: str, out: str, load: Loader, options: Dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, Optional, Union
 
 import numpy as np
 
-from ..errors import InputError, UserError
+from ..errors import InputError, UserError, in_one_line
 from .description import KEY, unpack
 
 
@@ -97,7 +97,7 @@ class OpenVINO(Runtime):
             settings['INFERENCE_NUM_THREADS'] = threads
         core = openvino.Core()
         if bf16 and not computes_bf16():
-            warnings.warn('This CPU has no bfloat16 instructions: OpenVINO IMITATES THEM, MANY TIMES SLOWER than float32 (33 times with '
+            warnings.warn('This CPU has no bfloat16 instructions: OpenVINO IMITATES THEM, MANY TIMES SLOWER than float32 (33 with '
                           'SLaK-T). For speed, leave out --amp, bf16=True in Python.', stacklevel=2)
         try:
             model = model or core.read_model(str(path))
@@ -119,8 +119,8 @@ def computes_bf16() -> bool:
 
 
 def unreadable(path: Union[str, Path], error: Exception) -> InputError:
-    text = ' '.join(str(error).split())[:200]
-    return InputError(f'{path} cannot be read: it is cut short, of another format, or lacks a part. Export it again. ({text})')
+    return InputError(f'{path} cannot be read: it is cut short, of another format, or lacks a part. Export it again. '
+                      f'({in_one_line(error, 200)})')
 
 
 def open_exported(path: Union[str, Path], bf16: bool = False, threads: int = 0) -> Runtime:
