@@ -107,7 +107,7 @@ def plan(args):
     elif args.camvid is None and args.bccd is None:
         raise InputError('transfer needs data: give --camvid FOLDER, --bccd FOLDER, or both.')
     else:
-        runs = transfer.plan(args.work_dir, args.camvid, args.bccd, channels=args.channels, **seeds)
+        runs = transfer.plan(args.camvid, args.bccd, channels=args.channels, **seeds)
     names = '; '.join(sorted({run.variant for run in runs}))
     chosen = [run for run in runs if not args.only or any(text in run.variant for text in args.only)]
     if not chosen:

@@ -2,10 +2,9 @@
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from .execute import trained
 from .photos import CHANNELS, CONFIG, DENSE, FOLDS, METRIC, folds_of
 from .photos import STUDY as PRETRAINING
-from .plan import DEPTHS, Run
+from .plan import DEPTHS, Run, Trained
 
 STUDY = 'distillation'
 ALONE = 'ConvNeXt alone'
@@ -29,12 +28,9 @@ def plan(data: Path, work_dir: Path, folds: int = FOLDS, channels: Sequence[int]
 
     Args:
         data (Path): Folder of the photos.
-        work_dir (Path): Of the study; the teachers are there.
+        work_dir (Path): Of the study.
         folds (int): How many of the five folds to run. Defaults to 5.
         channels (Sequence[int]): Of teacher and student. Defaults to (16, 32, 64, 128).
-
-    Raises:
-        InputError: A teacher is missing.
     """
     classes, changes = folds_of(data, work_dir)
     arch = dict(depths=DEPTHS, channels=tuple(channels))
@@ -45,7 +41,7 @@ def plan(data: Path, work_dir: Path, folds: int = FOLDS, channels: Sequence[int]
         for name, (losses, task_weight) in LOSSES.items():
             teacher = dict(_classifier(dict(type='slak_mm.SLaK', arch=arch, width_factor=1., layer_scale_init_value=1.), len(classes),
                                        channels),
-                           init_cfg=dict(type='Pretrained', checkpoint=trained(work_dir, PRETRAINING, DENSE, fold)))
+                           init_cfg=dict(type='Pretrained', checkpoint=Trained(PRETRAINING, DENSE, fold)))
             model = dict(type='slak_mm.DistilledClassifier', student=student, teacher=teacher, losses=losses, task_weight=task_weight)
             runs.append(Run(STUDY, name, fold, CONFIG, dict(model=dict(model if losses else student, _delete_=True), **changes(fold)),
                             METRIC, classifies=True))

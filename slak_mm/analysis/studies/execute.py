@@ -20,7 +20,7 @@ from ...errors import InputError, UserError
 from ...models.build import build_model, quiet
 from ...registry import enter_scope
 from ...toy.demo import Progress, run_logged
-from .plan import Run
+from .plan import Run, Trained
 
 BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 
@@ -91,7 +91,8 @@ def trained(work_dir: Path, study: str, variant: str, seed: int) -> str:
     folder = run_folder(work_dir, study, variant, seed)
     if not has_ended(folder):
         raise InputError(f'{variant!r}, fold {seed}, is not trained in {work_dir}, or not to its end: run "study.py run {study}" '
-                         'first, with the same --work-dir.')
+                         'first, with the same --work-dir. Where its results have that run, but its checkpoint is gone: with another '
+                         '--results, too.')
     return (folder / 'last_checkpoint').read_text()
 
 
@@ -126,6 +127,7 @@ class Executor:
 
         Raises:
             UserError: A result is of other settings.
+            InputError: A run that has no result yet starts from the checkpoint of one that is not trained.
         """
         known = {(entry['study'], entry['variant'], entry['seed']): entry for entry in read_results(self.results)}
         for run in runs:
@@ -133,7 +135,13 @@ class Executor:
             if entry is not None and (entry['settings'], entry['options']) != (run.settings, self.options):
                 raise UserError(f'{self.results} has a result of {run.variant!r}, seed {run.seed}, that was made with other settings. '
                                 'Give another --results, or the options that it was made with.')
-        return [run for run in runs if run.key not in known]
+        pending = [run for run in runs if run.key not in known]
+        for needed in (needed for run in pending for needed in run.needs):
+            self._find(needed)
+        return pending
+
+    def _find(self, run: Trained) -> str:
+        return trained(self.work_dir, *run)
 
     def run(self, runs: Sequence[Run], report: Callable[[Run, Progress], None],
             ended: Callable[[Run, Dict[str, Any]], None] = lambda run, result: None,
@@ -172,7 +180,7 @@ class Executor:
     def _run(self, run: Run, report: Callable[[Progress], None]) -> Dict[str, Any]:
         folder = run_folder(self.work_dir, *run.key)
         config, last = folder / 'config.py', folder / 'last_checkpoint'
-        run.write(config, self.tools.parent.absolute() / 'configs')
+        run.write(config, self.tools.parent.absolute() / 'configs', self._find)
         with self._lock:  # mmengine's configs are not made for threads
             epochs = Config.fromfile(config).train_cfg.get('max_epochs') or 1
         environment = dict(OMP_NUM_THREADS=str(self.threads))

@@ -3,7 +3,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from torch import nn
 
@@ -15,6 +15,13 @@ DEPTHS = (1, 1, 2, 1)
 STEP = 1 / 128  # of the width that is searched for
 
 
+class Trained(NamedTuple):
+    """Stands, in the changes of a run, for the checkpoint that another run leaves."""
+    study: str
+    variant: str
+    seed: int
+
+
 class Run(NamedTuple):
     """One training, and the test at its end.
 
@@ -23,7 +30,7 @@ class Run(NamedTuple):
         variant (str): What is compared.
         seed (int): Of the weights, the data's order and the masks; runs of equal seed are compared with each other.
         config (str): Path of the config, from ``configs/`` on.
-        changes (dict): What differs from the config.
+        changes (dict): What differs from the config. A :class:`Trained` in it becomes the path of a checkpoint.
         metric (str): The metric that counts, by its name in the log.
         classifies (bool): Whether its predictions are classes, of which it is kept which are right. Defaults to False.
     """
@@ -41,23 +48,45 @@ class Run(NamedTuple):
         return self.study, self.variant, self.seed
 
     @property
+    def needs(self) -> List[Trained]:
+        """The runs whose checkpoints this one starts from."""
+        found: List[Trained] = []
+
+        def note(run: Trained) -> str:
+            found.append(run)
+            return ''
+
+        _replace(self.changes, note)
+        return found
+
+    @property
     def settings(self) -> str:
-        """A fingerprint of what settles the numbers, but for where the data are."""
+        """A fingerprint of what settles the numbers, but for where data and checkpoints are."""
         changes = {name: value for name, value in self.changes.items() if not name.endswith('_dataloader')}
         return hashlib.sha256(json.dumps([self.config, changes], sort_keys=True).encode()).hexdigest()[:12]
 
-    def write(self, path: Path, configs: Path) -> None:
+    def write(self, path: Path, configs: Path, find: Callable[[Trained], str]) -> None:
         """Writes the config of this run, which ``tools/train.py`` and ``tools/test.py`` take; it is tested once, after training.
 
         Args:
             path (Path): File to write.
             configs (Path): The folder ``configs/``.
+            find (Callable): From a run to the path of its checkpoint.
         """
         lines = [f'# {self.study}: {self.variant}, seed {self.seed}', f'_base_ = {str(configs / self.config)!r}',
-                 *(f'{name} = {value!r}' for name, value in self.changes.items()),
+                 *(f'{name} = {value!r}' for name, value in _replace(self.changes, find).items()),
                  'val_cfg = val_dataloader = val_evaluator = None']
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def _replace(value: Any, find: Callable[[Trained], str]) -> Any:
+    """A copy of a config's value with ``find`` of each :class:`Trained` in its place."""
+    if isinstance(value, Trained):
+        return find(value)
+    if isinstance(value, dict):
+        return {key: _replace(each, find) for key, each in value.items()}
+    return type(value)(_replace(each, find) for each in value) if isinstance(value, (list, tuple)) else value
 
 
 class Size(NamedTuple):

@@ -2,10 +2,9 @@
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from .execute import trained
 from .photos import CHANNELS, DENSE, REFERENCE
 from .photos import STUDY as PRETRAINING
-from .plan import Run
+from .plan import Run, Trained
 
 STUDY = 'transfer'
 SCRATCH, SEEDS = 'from scratch', 3
@@ -34,19 +33,15 @@ TASKS = {
 }
 
 
-def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: int = SEEDS,
+def plan(camvid: Optional[Path], bccd: Optional[Path], seeds: int = SEEDS,
          channels: Sequence[int] = CHANNELS) -> List[Run]:
     """The runs, seed by seed; seed i starts from the classifiers of fold i.
 
     Args:
-        work_dir (Path): Of the study; the classifiers are there.
         camvid (Path, optional): Folder with img/ and ann/; None: without this task.
         bccd (Path, optional): Folder with JPEGImages/, Annotations/ and ImageSets/; None: without this task.
         seeds (int): Their number. Defaults to 3.
         channels (Sequence[int]): Of the classifiers. Defaults to (16, 32, 64, 128).
-
-    Raises:
-        InputError: A classifier is missing.
     """
     runs = []
     for seed in range(seeds):
@@ -57,8 +52,7 @@ def plan(work_dir: Path, camvid: Optional[Path], bccd: Optional[Path], seeds: in
                 loader = dict(dataset=dict(data_root=str(data.absolute())))
                 backbone: Dict[str, Any] = dict(arch=dict(channels=tuple(channels)))
                 if variant is not None:
-                    start = trained(work_dir, PRETRAINING, variant, seed)
-                    backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=start)
+                    backbone['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint=Trained(PRETRAINING, variant, seed))
                 runs.append(Run(STUDY, f'{name}: {arm}', seed, task.config, dict(
                     model=dict(task.reader(list(channels)), backbone=backbone), custom_hooks=hooks,
                     randomness=dict(seed=seed), train_dataloader=loader,

@@ -1,11 +1,13 @@
 """The runs that a study plans compare what they claim to compare."""
+import json
+
 import pytest
 import torch
 from mmengine.config import Config
 
 from slak_mm.analysis.studies import distance, distillation, photos, transfer
-from slak_mm.analysis.studies.execute import run_folder
-from slak_mm.analysis.studies.plan import classifier_size
+from slak_mm.analysis.studies.execute import Executor, run_folder
+from slak_mm.analysis.studies.plan import Trained, classifier_size
 from slak_mm.errors import InputError
 from slak_mm.models.build import build_model
 from slak_mm.sparsity import DynamicSparsity
@@ -26,7 +28,7 @@ def data(tmp_path):
 
 
 def written(run, tmp_path):
-    run.write(tmp_path / 'config.py', CONFIGS)
+    run.write(tmp_path / 'config.py', CONFIGS, '{0.study}: {0.variant} {0.seed}.pth'.format)
     return Config.fromfile(tmp_path / 'config.py')
 
 
@@ -95,26 +97,27 @@ def test_distance_compares_kernels_at_each_side(tmp_path):
         assert any('full' in name for name in shapes) == ('square' in run.variant)
 
 
-def end(work_dir, variant, seed, checkpoint):
-    """What a run leaves that was trained to its end."""
-    folder = run_folder(work_dir, photos.STUDY, variant, seed)
-    (folder / 'test').mkdir(parents=True)
-    (folder / 'last_checkpoint').write_text(checkpoint)
-
-
-def test_a_teacher_that_was_interrupted_is_none(data, tmp_path):
+def test_what_a_run_starts_from_is_there_before_the_first_one_begins(data, tmp_path):
+    """An interrupted run leaves a checkpoint, too. The start of a run that has its result may be gone."""
+    runs = distillation.plan(data, tmp_path)
     for seed in range(5):
-        end(tmp_path, photos.DENSE, seed, f'{seed}.pth')
-    (run_folder(tmp_path, photos.STUDY, photos.DENSE, 3) / 'test').rmdir()
-    with pytest.raises(InputError, match='fold 3, is not trained .*, or not to its end'):
-        distillation.plan(data, tmp_path)
+        folder = run_folder(tmp_path, photos.STUDY, photos.DENSE, seed)
+        (folder / 'test').mkdir(parents=True)
+        (folder / 'last_checkpoint').write_text(f'{seed}.pth')
+    executor = Executor(tmp_path, tmp_path, tmp_path / 'distillation.jsonl')
+    assert executor.pending(runs) == runs
+    runs[5].write(tmp_path / 'config.py', CONFIGS, executor._find)
+    assert Config.fromfile(tmp_path / 'config.py').model.teacher.init_cfg.checkpoint == '1.pth'
+    (folder.parent / f'{folder.name[:-1]}3/test').rmdir()
+    with pytest.raises(InputError, match="'51, dense', fold 3, is not trained .*, or not to its end: run"):
+        executor.pending(runs)
+    ended = [run for run in runs if run.seed == 3]
+    executor.results.write_text(''.join(json.dumps(dict(zip(('study', 'variant', 'seed'), run.key), settings=run.settings, options=[]))
+                                        + '\n' for run in ended))
+    assert executor.pending(runs) == [run for run in runs if run.seed != 3]
 
 
 def test_distillation_compares_students_of_one_kind(data, tmp_path):
-    with pytest.raises(InputError, match='study.py run classification'):
-        distillation.plan(data, tmp_path)
-    for seed in range(5):
-        end(tmp_path, photos.DENSE, seed, f'{seed}.pth')
     runs = distillation.plan(data, tmp_path)
     assert len(runs) == len({run.key for run in runs}) == len({run.settings for run in runs}) == 20
     sizes = set()
@@ -123,17 +126,13 @@ def test_distillation_compares_students_of_one_kind(data, tmp_path):
         model = build_model(cfg)
         sizes.add(sum(p.numel() for p in model.parameters()))
         assert type(model.backbone).__name__ == 'ConvNeXt'
-        assert run.variant == distillation.ALONE or cfg.model.teacher.init_cfg.checkpoint == '1.pth'
+        assert run.variant == distillation.ALONE or cfg.model.teacher.init_cfg.checkpoint == 'classification: 51, dense 1.pth'
+        assert run.needs == [Trained(photos.STUDY, photos.DENSE, 1)] * (run.variant != distillation.ALONE)
     assert len(sizes) == 1
 
 
 def test_transfer_starts_from_the_classifiers(data, tmp_path):
-    with pytest.raises(InputError, match='study.py run classification'):
-        transfer.plan(tmp_path, tmp_path, None)
-    for variant in (photos.DENSE, photos.REFERENCE):
-        for seed in range(3):
-            end(tmp_path, variant, seed, f'{variant} {seed}.pth')
-    runs = transfer.plan(tmp_path, tmp_path / 'camvid', tmp_path / 'bccd')
+    runs = transfer.plan(tmp_path / 'camvid', tmp_path / 'bccd')
     assert len(runs) == 3 * 2 * 4
     for run in runs[8:16]:
         cfg = written(run, tmp_path)
@@ -142,7 +141,7 @@ def test_transfer_starts_from_the_classifiers(data, tmp_path):
             assert start.type == 'Xavier'
         else:
             before = photos.REFERENCE if 'sparse' in run.variant else photos.DENSE
-            assert start == dict(type='Pretrained', checkpoint=f'{before} {run.seed}.pth')
+            assert start == dict(type='Pretrained', checkpoint=f'classification: {before} {run.seed}.pth')
         assert [hook.init for hook in cfg.custom_hooks] == ['checkpoint'] * ('kept' in run.variant)
         assert cfg.train_dataloader.dataset.data_root == str(tmp_path / ('camvid' if 'CamVid' in run.variant else 'bccd'))
-    assert len(transfer.plan(tmp_path, None, tmp_path)) == 12
+    assert len(transfer.plan(None, tmp_path)) == 12

@@ -25,7 +25,7 @@ def work_dir(tmp_path_factory):
     for run in photos.plan(root / 'photos', root, folds=1):
         if run.variant in (photos.DENSE, NEURONS):
             folder = run_folder(root, *run.key)
-            run.write(folder / 'config.py', CONFIGS)
+            run.write(folder / 'config.py', CONFIGS, str)
             cfg = Config.fromfile(folder / 'config.py')
             model = build_model(cfg)
             model.init_weights()
