@@ -15,6 +15,8 @@ CLASSES = ('diagonals', 'sides')
 COLORS = (205, 65, 55), (55, 90, 205)
 RADIUS = 5
 MARGIN = RADIUS + 3
+ALONG = np.arange(-RADIUS, RADIUS + 1)
+DISC = ALONG[:, None]**2 + ALONG**2 <= RADIUS**2
 
 
 def draw_corners(side: int, label: int, rng: np.random.Generator, size: int = 128) -> np.ndarray:
@@ -40,11 +42,10 @@ def draw_corners(side: int, label: int, rng: np.random.Generator, size: int = 12
     # clockwise from the upper left
     colours = np.roll([0, 1, 0, 1] if label == 0 else [0, 0, 1, 1], rng.integers(4))
     top, left = rng.integers(room, size=2) + MARGIN
-    rows, columns = np.mgrid[:size, :size]
     for (down, right), colour in zip(((0, 0), (0, 1), (1, 1), (1, 0)), colours):
         y, x = np.array([top + down * side, left + right * side]) + rng.integers(-2, 3, 2)
-        disc = (rows - y)**2 + (columns - x)**2 <= RADIUS**2
-        image[disc] = np.array(COLORS[colour]) * rng.uniform(.8, 1.15) + rng.normal(0, 12, (int(disc.sum()), 3))
+        around = image[y - RADIUS:y + RADIUS + 1, x - RADIUS:x + RADIUS + 1]
+        around[DISC] = np.array(COLORS[colour]) * rng.uniform(.8, 1.15) + rng.normal(0, 12, (int(DISC.sum()), 3))
     return image.clip(0, 255).astype(np.uint8)
 
 
