@@ -18,6 +18,7 @@ from .findings import ERROR, FINE, Finding, collect
 from .images import check_files, check_items
 from .instances import check_instances
 from .left_out import check_left_out
+from .readers import check_readers
 from .refusing import refusing
 from .settings import check_custom_keys
 from .split import Split
@@ -46,6 +47,8 @@ def check_split(split: Split) -> Iterator[Finding]:
 
 def check_all(splits: List[Split]) -> Iterator[Finding]:
     """:func:`check_split` of each, and what they must have in common. The order of errors is that in which they would be met."""
+    for split in splits[:1]:
+        yield from check_readers(split.model)
     for split in splits:
         yield from check_split(split)
     yield from check_splits(splits)
@@ -98,6 +101,7 @@ def _build_model(cfg: Config) -> Tuple[Optional[nn.Module], List[Finding]]:
         with refusing('model'):
             model = build_model(cfg)
         yield Finding(FINE, f'model: {type(model).__name__} of {sum(p.numel() for p in model.parameters()):,} parameters.')
+        yield from check_readers(model)
         if cfg.get('optim_wrapper'):
             check_custom_keys(cfg, model)
             with refusing('optim_wrapper'):
