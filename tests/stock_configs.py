@@ -21,7 +21,7 @@ from mmengine.structures import PixelData
 from torch import Tensor
 
 import slak_mm  # noqa: F401  (lets torchvision import beside a CPU torch)
-from slak_mm.checks.readers import check_readers
+from slak_mm.models.readers import misfits
 from slak_mm.models.build import build_model, quiet
 from slak_mm.sparsity import DynamicSparsity
 from slak_mm.training.loss import preprocess, training_mode
@@ -230,7 +230,7 @@ def run(name: str) -> dict:
     cfg = load(name)
     with quiet(), DefaultScope.overwrite_default_scope(name.partition(':')[0]):
         model = build_model(cfg)
-        assert not list(check_readers(model))
+        assert not list(misfits(model))
         model.init_weights()
         data, losses = batch(name, cfg), []
         MessageHub.get_current_instance().update_info('epoch', 0)  # as a Runner does before the first batch; TOOD asks for it

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..models import SLaK
 from ..models.backbones import backbone_cfg
 from ..models.build import build_model, quiet
+from ..models.readers import require_fit
 from ..registry import class_of, library_of
 from .flops import CLASSES, Complexity, allocate, complexity, densities_of_masks, densities_of_weights
 
@@ -18,9 +19,15 @@ SHAPES = dict(mmpretrain=(224, 224), mmseg=(512, 2048), mmdet=(800, 1280))  # th
 
 
 def build(cfg: Config) -> nn.Module:
-    """The model of a config, at random weights, whatever its library."""
+    """The model of a config, at random weights, whatever its library.
+
+    Raises:
+        InputError: Its neck or heads do not take what its backbone gives.
+    """
     with quiet():
-        return build_model(cfg)
+        model = build_model(cfg)
+    require_fit(model)
+    return model
 
 
 def find_densities(cfg: Config, model: nn.Module, checkpoint: Optional[str] = None, allocation: Optional[str] = None,

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..models.build import build_model
+from ..models.readers import misfits
 from ..registry import enter_scope
 from .batches import check_batch, check_last_batch, check_metrics
 from .class_lists import check_class_names, check_heads, check_splits
@@ -18,7 +19,6 @@ from .findings import ERROR, FINE, Finding, collect
 from .images import check_files, check_items
 from .instances import check_instances
 from .left_out import check_left_out
-from .readers import check_readers
 from .refusing import refusing
 from .settings import check_custom_keys
 from .split import Split
@@ -48,7 +48,7 @@ def check_split(split: Split) -> Iterator[Finding]:
 def check_all(splits: List[Split]) -> Iterator[Finding]:
     """:func:`check_split` of each, and what they must have in common. The order of errors is that in which they would be met."""
     for split in splits[:1]:
-        yield from check_readers(split.model)
+        yield from (Finding(ERROR, text) for text in misfits(split.model))
     for split in splits:
         yield from check_split(split)
     yield from check_splits(splits)
@@ -101,7 +101,7 @@ def _build_model(cfg: Config) -> Tuple[Optional[nn.Module], List[Finding]]:
         with refusing('model'):
             model = build_model(cfg)
         yield Finding(FINE, f'model: {type(model).__name__} of {sum(p.numel() for p in model.parameters()):,} parameters.')
-        yield from check_readers(model)
+        yield from (Finding(ERROR, text) for text in misfits(model))
         if cfg.get('optim_wrapper'):
             check_custom_keys(cfg, model)
             with refusing('optim_wrapper'):

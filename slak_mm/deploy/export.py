@@ -19,6 +19,7 @@ from ..checkpoints import check_fits, named, source
 from ..errors import InputError, UserError
 from ..models.backbones import backbone_cfg, backbone_cfgs, backbone_of
 from ..models.build import build_model, quiet
+from ..models.readers import require_fit
 from ..registry import enter_scope, library_of
 from .describe import classes_of, fixed_size, loading, model_of, pipeline_steps
 from .description import KEY, pack
@@ -80,9 +81,13 @@ def build(cfg: Config, checkpoint: str, backbone_only: bool = False) -> Tuple[nn
 
     Returns:
         tuple[nn.Module, dict]: The model, and what the checkpoint says of its classes.
+
+    Raises:
+        InputError: Its neck or heads do not take what its backbone gives.
     """
     enter_scope(cfg)
     model = _build_backbone(cfg) if backbone_only else build_model(cfg)
+    require_fit(model)
     meta = {} if checkpoint == 'none' else load(model, checkpoint)
     return revert_sync_batchnorm(backbone_of(model) if backbone_only else model).eval(), meta
 

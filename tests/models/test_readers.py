@@ -5,11 +5,10 @@ from data_helpers import lines, make, read
 from mmengine.config import ConfigDict
 from torch import nn
 
-from slak_mm.checks import Split, check_all
-from slak_mm.checks.findings import enforce
-from slak_mm.checks.readers import check_readers
+from slak_mm.checks import Split, check_all, enforce
 from slak_mm.errors import InputError
 from slak_mm.models.build import build_model, quiet
+from slak_mm.models.readers import misfits, require_fit
 from slak_mm.registry import enter_scope
 
 SEG, DET, CLS, SET, HAM, DINO, RTMDET = (
@@ -31,7 +30,7 @@ def changed(name, changes):
 
 def remedies(name, changes):
     """Of each part that does not fit, without the full stop."""
-    found = [finding.text.rstrip('.') for finding in check_readers(changed(name, changes))]
+    found = [text.rstrip('.') for text in misfits(changed(name, changes))]
     return {text.split()[0]: text[text.index('. Set ') + 2:] for text in found}
 
 
@@ -102,19 +101,19 @@ class LastFirst(nn.Module):
 def test_a_neck_that_has_the_last_map_first(widths):
     model = changed(DET, {})
     model.neck = LastFirst(widths[::-1], model.rpn_head.in_channels)
-    assert not list(check_readers(model))
+    assert not list(misfits(model))
     model.neck = LastFirst(RESNET[::-1], model.rpn_head.in_channels)
-    finding, = check_readers(model)
-    assert finding.text.endswith(f'Set in_channels={widths[::-1]} in the neck.')
+    text, = misfits(model)
+    assert text.endswith(f'Set in_channels={widths[::-1]} in the neck.')
 
 
 def test_what_wants_large_maps_or_more_than_maps_is_left_alone(widths):
     model = changed(DET, {})
     model.neck = nn.Sequential(model.neck)
     model.neck[0].fpn_convs[3].conv = nn.Conv2d(model.rpn_head.in_channels, model.rpn_head.in_channels, 5)
-    assert not list(check_readers(model))
+    assert not list(misfits(model))
     model.neck[0].forward = lambda maps, samples: maps
-    assert not list(check_readers(model))
+    assert not list(misfits(model))
 
 
 def test_the_model_stays_as_it_was():
@@ -123,7 +122,7 @@ def test_the_model_stays_as_it_was():
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     state = torch.get_rng_state()
-    assert list(check_readers(model))
+    assert list(misfits(model))
     assert modes == [module.training for module in model.modules()] and torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -136,3 +135,5 @@ def test_a_run_is_told_before_it_begins(tmp_path):
     assert line.startswith('model.decode_head (UPerHead) takes [256, 512, 1024, 2048] channels (in_index=[0, 1, 2, 3]); model.back')
     with pytest.raises(InputError, match='in the decode_head'):
         enforce(check_all([Split('train', None, build_model(cfg))]))
+    with pytest.raises(InputError, match='in the decode_head'):
+        require_fit(build_model(cfg))

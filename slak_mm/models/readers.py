@@ -4,8 +4,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..models import SLaK
-from .findings import ERROR, Finding
+from ..errors import InputError
+from .slak import SLaK
 
 SIZES = 64, 256  # pixels of the images whose maps are tried: what does not take small ones may take larger ones
 # the stages that are meant, by the number of maps
@@ -13,7 +13,13 @@ STAGES = {1: (3, ), 2: (2, 3), 3: (1, 2, 3), 4: (0, 1, 2, 3)}
 REFUSED = (AssertionError, IndexError, RuntimeError, ValueError)
 
 
-def check_readers(model: nn.Module) -> Iterator[Finding]:
+def require_fit(model: nn.Module) -> None:
+    """Raises an InputError about the first of :func:`misfits`."""
+    for text in misfits(model):
+        raise InputError(text)
+
+
+def misfits(model: nn.Module) -> Iterator[str]:
     """Compares what each SLaK gives with what its neck or its heads take, and what the neck gives with what the heads take.
 
     Where the two seem to differ, they are tried, on zeros. So what takes maps in a way of its own is left alone, and so is what does
@@ -23,14 +29,14 @@ def check_readers(model: nn.Module) -> Iterator[Finding]:
         model (nn.Module): Of any OpenMMLab library. Its weights, statistics and mode stay as they are.
 
     Yields:
-        Finding: An error for each part that cannot take the maps, with what to set.
+        str: About each part that cannot take the maps, with what to set.
     """
     for name, owner in model.named_modules():
         backbone = getattr(owner, 'backbone', None)
         if isinstance(backbone, SLaK):
             where = f'model.{name}.' if name else 'model.'
             for part, reader, source, remedy in _misfits(owner, backbone):
-                yield Finding(ERROR, f'{where}{part} ({type(reader).__name__}) takes {_taken(reader)}; {where}{source}. {remedy}')
+                yield f'{where}{part} ({type(reader).__name__}) takes {_taken(reader)}; {where}{source}. {remedy}'
 
 
 def _misfits(owner: nn.Module, backbone: SLaK) -> Iterator[Tuple[str, nn.Module, str, str]]:
