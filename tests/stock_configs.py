@@ -21,8 +21,8 @@ from mmengine.structures import PixelData
 from torch import Tensor
 
 import slak_mm  # noqa: F401  (lets torchvision import beside a CPU torch)
-from slak_mm.models.readers import misfits
 from slak_mm.models.build import build_model, quiet
+from slak_mm.models.readers import misfits
 from slak_mm.sparsity import DynamicSparsity
 from slak_mm.training.loss import preprocess, training_mode
 
