@@ -1,4 +1,6 @@
 """Turns exceptions about what a user described into one line. Bugs keep their traceback."""
+import difflib
+import inspect
 import os.path as osp
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -6,6 +8,7 @@ from types import FrameType
 from typing import Iterator, List, Optional
 
 from mmengine.dataset import BaseDataset
+from mmengine.registry import build_from_cfg
 
 from ..errors import TRACEBACK, InputError, UserError, in_one_line
 from .class_lists import names_in_file
@@ -45,7 +48,28 @@ def refusing(what: str, kinds=REFUSED) -> Iterator[None]:
         if path:
             raise DataError(f'{path} cannot be used as annotations: {text}. Fix the file, or ann_file and type of the data set; '
                             f'{TRACEBACK}=1 shows where it was raised.') from error
-        raise InputError(f'{what}: {text}. Fix it there or with --cfg-options; {TRACEBACK}=1 shows where it was raised.') from error
+        remedy = (_remedy_for_arguments(error, frames)
+                  or f'Fix it there or with --cfg-options; {TRACEBACK}=1 shows where it was raised.')
+        raise InputError(f'{what}: {text}. {remedy}') from error
+
+
+def _remedy_for_arguments(error: BaseException, frames: List[FrameType]) -> str:
+    """What to do about arguments that the innermost class which was to be built from a dict does not have; '' if it has them all."""
+    building = [frame.f_locals for frame in frames if frame.f_code is build_from_cfg.__code__ and 'obj_cls' in frame.f_locals]
+    if not isinstance(error, TypeError) or not building:
+        return ''
+    kind, given = building[-1]['obj_cls'], building[-1]['args']
+    known = inspect.signature(kind).parameters
+    unknown = [name for name in given if name not in known]
+    if not unknown or any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return ''
+    if unknown == ['pretrained']:
+        return 'Set model.pretrained=None; --pretrained of tools/train.py, or init_cfg, names a file to start from.'
+    similar = difflib.get_close_matches(unknown[0], known, 1)
+    if len(unknown) == 1 and similar:
+        return f'Write {similar[0]!r} if it is meant.'
+    return (f'{kind.__name__} has no {listed(unknown)}. If they come from a base config, for another type, start your dict with '
+            '_delete_=True.')
 
 
 def _file_that_is_read(frames: List[FrameType]) -> Optional[str]:
