@@ -16,6 +16,7 @@ def run_tool(name: str, *args) -> None:
     """Runs a tool in this process, as ``python tools/NAME.py ARGS`` would."""
     folder, argv = str(ROOT / 'tools'), sys.argv
     sys.path.insert(0, folder)
+    _forget()
     try:
         spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / f'tools/{name}.py')
         tool = importlib.util.module_from_spec(spec)
@@ -25,10 +26,15 @@ def run_tool(name: str, *args) -> None:
     finally:
         sys.argv = argv
         sys.path.remove(folder)
-        DefaultScope._instance_dict.clear()
-        MMLogger._instance_dict.clear()  # they write to what pytest has closed by the next test
-        for kind in (Visualizer, *Visualizer.__subclasses__()):  # of one name, the first is used for ever, and its folder
-            kind._instance_dict.clear()
+        _forget()
+
+
+def _forget() -> None:
+    """Other runs of this process."""
+    DefaultScope._instance_dict.clear()
+    MMLogger._instance_dict.clear()  # they write to what pytest has closed by the next test
+    for kind in (Visualizer, *Visualizer.__subclasses__()):  # of one name, the first is used for ever, and its folder and place
+        kind._instance_dict.clear()
 
 
 def read(name: str, root: Path) -> Config:
