@@ -282,6 +282,15 @@ class Compiler:
         self.compiled.append(triton.compile(source, target=target, options=options))
 
 
+def test_what_the_interpreter_leaves_is_put_back():
+    core = triton.language.core
+    for part, name in ((core, 'load'), (core.tensor, '__mul__')):
+        own = getattr(part, name)
+        setattr(part, name, lambda *args, **kwargs: None)
+        with reloaded('0'):
+            assert getattr(part, name) is own
+
+
 @pytest.mark.slow
 @pytest.mark.skipif('nvidia' not in triton.backends.backends, reason='Triton without its NVIDIA backend')
 @pytest.mark.skipif(not hasattr(triton, 'constexpr_function'), reason='inner parts of Triton before 3.4 differ')

@@ -19,6 +19,7 @@ from .execute import load_classifier, read_results, unpack
 
 ERF_IMAGES, SPEEDS, PROFILES = 16, 'speed.json', 'masks.json'
 CONFIDENCE = .95
+LINES = 'o-', 's--', '^:'  # of the forms of a kernel
 
 
 class Difference(NamedTuple):
@@ -156,21 +157,23 @@ def transfer_table(results: Sequence[Dict[str, Any]]) -> str:
 
 
 def draw_grid(results: Sequence[Dict[str, Any]], metric: str, path: Path) -> None:
-    """Accuracy of the task that needs distance: a line for each kernel and form, over the distance."""
+    """Accuracy of the task that needs distance, over the distance: a colour for each kernel, a line for each of its forms."""
     columns, rows = columns_and_rows(results)
-    at = np.arange(len(columns))
-    figure, axes = plt.subplots(figsize=(6.5, 3.6), layout='constrained')
+    kernels, forms = (list(dict.fromkeys(part)) for part in zip(*(row.split(', ', 1) for row in rows)))
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout='constrained')
     for i, row in enumerate(rows):
+        kernel, form = row.split(', ', 1)
         values = [list(values_of(results, f'{column}: {row}', metric).values()) for column in columns]
-        # a little apart, or the whiskers would cover each other
-        deviations = [stdev(one) if len(one) > 1 else 0. for one in values]
-        axes.errorbar(at + .04 * (i - len(rows) / 2), [mean(one) for one in values], deviations,
-                      fmt='s--' if 'square' in row else 'o-', color=f'C{i // 2}', label=row, capsize=3, markersize=4)
+        at = np.arange(len(columns)) + .04 * (i - len(rows) / 2)  # a little apart, or they would cover each other
+        color = f'C{kernels.index(kernel)}'
+        axes.plot(at, [mean(one) if one else np.nan for one in values], LINES[forms.index(form)], color=color, label=row, markersize=5)
+        axes.scatter(np.repeat(at, [len(one) for one in values]), np.concatenate(values), s=9, color=color, alpha=.4)
     axes.axhline(50, color='tab:gray', linewidth=.8)
     axes.set_xticks(range(len(columns)), columns)
-    axes.set_ylabel('test accuracy, %   (grey: chance)')
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylabel('test accuracy, %')
+    axes.set_title('mean of the seeds, and each of them as a dot; grey: chance', fontsize=8)
     axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(loc='outside right center', frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
