@@ -20,10 +20,10 @@ def require_fit(model: nn.Module) -> None:
 
 
 def misfits(model: nn.Module) -> Iterator[str]:
-    """Compares what each SLaK gives with what its neck or its heads take, and what the neck gives with what the heads take.
+    """Whether neck and heads take what a SLaK gives, and heads what the neck gives: each is tried, on zeros.
 
-    Where the two seem to differ, they are tried, on zeros. So what takes maps in a way of its own is left alone, and so is what does
-    not say which it takes.
+    What takes them is fine, in whatever way it does, and what cannot be tried alone is left alone: parts that are sharded over
+    processes, or that want more than maps.
 
     Args:
         model (nn.Module): Of any OpenMMLab library. Its weights, statistics and mode stay as they are.
