@@ -7,6 +7,7 @@ from typing import Iterator
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 
 def build_model(cfg: Config) -> BaseModel:
@@ -23,6 +24,17 @@ def build_model(cfg: Config) -> BaseModel:
         settings.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         return revert_sync_batchnorm(MODELS.build(settings))
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Afterwards each module of a model is in the mode, training or evaluation, that it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .build import kept_modes
 from .slak import SLaK
 
 SIZES = 64, 256  # pixels of the images whose maps are tried: what does not take small ones may take larger ones
@@ -52,7 +53,7 @@ def _misfits(owner: nn.Module, backbone: SLaK) -> Iterator[Tuple[str, nn.Module,
     if remedy:
         yield part, first, _given(backbone), remedy
         return
-    _, maps = _try(neck, {stage: backbone.channels[stage] for stage in backbone.out_indices}, _is_pooled(backbone))
+    _, maps = _try(neck, {stage: backbone.channels[stage] for stage in backbone.out_indices}, backbone.gap_before_final_norm)
     if not isinstance(maps, (list, tuple)) or not all(isinstance(one, Tensor) and one.ndim > 1 for one in maps):
         return
     given = [one.shape[1] for one in maps]
@@ -77,7 +78,7 @@ def _heads(owner: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
 
 def _remedy(backbone: SLaK, reader: Any, part: str) -> str:
     """What to set, if the part cannot take what the backbone gives; '' if it can, or if nothing is known."""
-    wanted, given, pooled = _wanted(reader), backbone.out_indices, _is_pooled(backbone)
+    wanted, given, pooled = _wanted(reader), backbone.out_indices, backbone.gap_before_final_norm
     stages = _stages(reader, given)
     read = _read(reader, stages)
     channels = [backbone.channels[stage] for stage in read]
@@ -121,10 +122,6 @@ def _set_channels(reader: Any, channels: List[int], part: str) -> str:
     return f'set in_channels={channels if several else channels[0]} in the {part.split(".")[0]}'
 
 
-def _is_pooled(backbone: SLaK) -> bool:
-    return bool(backbone.gap_before_final_norm)
-
-
 def _wanted(reader: Any) -> Optional[List[int]]:
     """The channels of each map that a part takes; None if it does not say."""
     wanted = getattr(reader, 'in_channels', None)
@@ -144,8 +141,9 @@ def _stages(reader: Any, given: Tuple[int, ...]) -> Tuple[int, ...]:
     index, wanted = _index(reader), _wanted(reader)
     if index is not None:
         return given if all(-len(given) <= i < len(given) for i in index) else STAGES[4]
-    several = isinstance(getattr(reader, 'in_channels', None), (list, tuple))
-    return given if not several or wanted is None or len(wanted) == len(given) else STAGES.get(len(wanted), given)
+    if wanted is None or isinstance(reader.in_channels, int) or len(wanted) == len(given):
+        return given
+    return STAGES.get(len(wanted), given)
 
 
 def _read(reader: Any, stages: Tuple[int, ...]) -> List[int]:
@@ -178,10 +176,9 @@ def _run(reader: nn.Module, maps: Sequence[Tensor]) -> Tuple[bool, Any]:
     """Whether a part takes maps, and what it gives: nothing, if it cannot be tried, as what is sharded or wants more than maps."""
     if any(not p.numel() or hasattr(p, 'device_mesh') for p in reader.parameters()):
         return True, None
-    modes = {module: module.training for module in reader.modules()}
-    reader.eval()
     try:
-        with torch.no_grad():
+        with kept_modes(reader), torch.no_grad():
+            reader.eval()
             return True, reader(tuple(maps))
     except NotImplementedError:  # a RuntimeError
         return True, None
@@ -189,9 +186,6 @@ def _run(reader: nn.Module, maps: Sequence[Tensor]) -> Tuple[bool, Any]:
         return False, None
     except Exception:  # of any code, mostly that it takes more arguments
         return True, None
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _plain(channels: List[int]) -> Any:
@@ -205,6 +199,6 @@ def _taken(reader: Any) -> str:
 
 
 def _given(backbone: SLaK) -> str:
-    pooled = ', gap_before_final_norm=True' if _is_pooled(backbone) else ''
+    pooled = ', gap_before_final_norm=True' if backbone.gap_before_final_norm else ''
     channels = _plain([backbone.channels[stage] for stage in backbone.out_indices])
     return f'backbone gives {"vectors" if pooled else "maps"} of {channels} channels (out_indices={backbone.out_indices}{pooled})'

@@ -6,6 +6,8 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..models.build import kept_modes
+
 
 def preprocess(model: BaseModel, data):
     """Images as ``model`` trains on them, padded to one size, but not mixed (mixup, CutMix).
@@ -45,13 +47,9 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     Not ``model.eval()``: many heads return fewer or other outputs then, so that there is no loss of them, or a wrong one. Dropout and
     drop path are off, since in a small batch they may drop a block for all images.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    for module in model.modules():
-        if drops(module):
-            module.training = False
-    try:
+    with kept_modes(model):
+        model.train()
+        for module in model.modules():
+            if drops(module):
+                module.training = False
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
